@@ -1,0 +1,12 @@
+"""Empirical kernels of any JAX function: NTK, NNGP, Taylor expansions."""
+
+from .empirical import EmpiricalKernel as EmpiricalKernel
+from .empirical import NtkImplementation as NtkImplementation
+from .empirical import empirical_kernel_fn as empirical_kernel_fn
+from .empirical import empirical_nngp_fn as empirical_nngp_fn
+from .empirical import empirical_ntk_fn as empirical_ntk_fn
+from .empirical import empirical_ntk_vp_fn as empirical_ntk_vp_fn
+from .taylor import linearize as linearize
+from .taylor import taylor_expand as taylor_expand
+
+__version__ = "0.1.0"

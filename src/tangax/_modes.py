@@ -1,0 +1,66 @@
+"""Forward and reverse mode for functions that have only one of them.
+
+A `custom_vjp` has no forward mode, a `while_loop` of unknown length no reverse mode. Whatever one
+mode refuses is done by the other, at its price; what both refuse raises JAX's own error. An
+exception that `f` itself raises passes through unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def jacobian(f: Callable[..., Any], primal: Any) -> Any:
+    """`df/dprimal` as a tree of arrays of shape `output.shape + leaf.shape`.
+
+    Reverse mode costs one backward pass per output entry. Where there is none, forward mode costs
+    one pass per parameter.
+    """
+    try:
+        return jax.jacrev(f)(primal)
+    except (TypeError, ValueError, NotImplementedError) as no_reverse:
+        jax.eval_shape(f, primal)  # the fault is f's own: raises it again
+        try:
+            return jax.jacfwd(f)(primal)
+        except (TypeError, ValueError, NotImplementedError):
+            raise no_reverse from None
+
+
+def pushforward(f: Callable[..., Any], primal: Any, tangent: Any) -> tuple[Any, Any]:
+    """`f(primal)` and the derivative of `f` along `tangent`.
+
+    Where `f` has no forward mode, the derivative is the transpose of the reverse one:
+    `v -> J^T v` is linear in `v`, and its transpose is `t -> J t`.
+    """
+    try:
+        return jax.jvp(f, (primal,), (tangent,))
+    except (TypeError, ValueError, NotImplementedError) as no_forward:
+        jax.eval_shape(f, primal)
+        try:
+            output, pullback = jax.vjp(f, primal)
+            return output, jax.linear_transpose(lambda v: pullback(v)[0], output)(tangent)[0]
+        except (TypeError, ValueError, NotImplementedError):
+            raise no_forward from None
+
+
+def has_forward_mode(f: Callable[..., Any], primal: Any) -> bool:
+    """Whether `jax.jvp` accepts `f`. Traces only."""
+    jax.eval_shape(f, primal)
+    try:
+        jax.eval_shape(lambda p, t: jax.jvp(f, (p,), (t,)), primal, primal)
+    except (TypeError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
+def has_reverse_mode(f: Callable[..., Any], primal: Any) -> bool:
+    """Whether `jax.vjp` accepts `f`. Traces only."""
+    output = jax.eval_shape(f, primal)
+    try:
+        jax.eval_shape(lambda p, v: jax.vjp(f, p)[1](v), primal, output)
+    except (TypeError, ValueError, NotImplementedError):
+        return False
+    return True

@@ -1,0 +1,277 @@
+"""The two sides of a kernel: `f` of the parameters, over the examples of `x1` or of `x2`.
+
+Everything that is not an example is closed over: constants among the parameters, inputs and
+keyword arguments without a batch axis. With `vmap_axes=None` there is one "example", the batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._axes import Axes, KernelAxes, VmapAxes, batch_axes, kernel_axes, split_vmap_axes
+from ._trees import (
+    Params,
+    check_same_structure,
+    describe,
+    is_concrete,
+    named_leaves,
+    split_params,
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """`f` over the `n` examples of one argument (`n=None`: the whole batch is one example).
+
+    `batch(leaves, data)` is `f` on examples together, as a list of outputs with their batch axis at
+    `out_axes`; `data` are the arrays that hold examples, along `axes`.
+    """
+
+    batch: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
+    data: list[jax.Array]
+    axes: list[int]
+    n: int | None
+    outputs: list[jax.ShapeDtypeStruct]
+    out_axes: list[int | None]
+
+    def example(self, leaves: list[jax.Array], data: list[jax.Array]) -> list[jax.Array]:
+        """`f` on one example, without batch axes."""
+        data = [jnp.expand_dims(d, a) for d, a in zip(data, self.axes, strict=True)]
+        outputs = self.batch(leaves, data)
+        return [
+            y if a is None else jnp.squeeze(y, a)
+            for y, a in zip(outputs, self.out_axes, strict=True)
+        ]
+
+    def map(self, function: Callable[[list[jax.Array]], Any]) -> Any:
+        """`function(data)` for every example, results stacked along axis 0, if there is a batch."""
+        if self.n is None:
+            return function(self.data)
+        return jax.vmap(function, in_axes=(self.axes,))(self.data)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides, the parameters, and the names and tree of the outputs."""
+
+    first: Side
+    second: Side
+    same: bool
+    params: Params | None
+    names: list[str]
+    treedef: Any
+
+    def axes(self, trace: Axes, diagonal: Axes) -> list[KernelAxes]:
+        """The canonical axes of each output's kernel."""
+        return [
+            kernel_axes(name, y1.shape, y2.shape, trace, diagonal)
+            for name, y1, y2 in zip(
+                self.names, self.first.outputs, self.second.outputs, strict=True
+            )
+        ]
+
+
+def pair_sides(
+    f: Callable[..., Any],
+    x1: Any,
+    x2: Any,
+    params: Any,
+    vmap_axes: VmapAxes,
+    kwargs: dict[str, Any],
+    *,
+    differentiate: bool,
+) -> Pair:
+    """Bring the arguments of a kernel call into the form that every method works on."""
+    kwargs1, kwargs2, split = split_kwargs(kwargs)
+    same = x2 is None and not split
+    if x2 is None:
+        x2 = x1
+    check_same_structure("x1", x1, "x2", x2)
+    split_tree = split_params(params) if differentiate else None
+    first, names, treedef = make_side(f, "x1", x1, split_tree, params, vmap_axes, kwargs1)
+    if same:
+        return Pair(first, first, same, split_tree, names, treedef)
+    second, _, treedef2 = make_side(f, "x2", x2, split_tree, params, vmap_axes, kwargs2)
+    if treedef != treedef2:
+        msg = f"f must return the same tree for x1 and x2, got {treedef} and {treedef2}."
+        raise ValueError(msg)
+    return Pair(first, second, same, split_tree, names, treedef)
+
+
+def split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """Keyword arguments for `x1` and for `x2`: a pair (tuple of two) is one for each."""
+    is_pair = {k: isinstance(v, tuple) and len(v) == 2 for k, v in kwargs.items()}
+    first = {k: v[0] if is_pair[k] else v for k, v in kwargs.items()}
+    second = {k: v[1] if is_pair[k] else v for k, v in kwargs.items()}
+    return first, second, any(is_pair.values())
+
+
+def make_side(
+    f: Callable[..., Any],
+    name: str,
+    x: Any,
+    split_tree: Params | None,
+    params: Any,
+    vmap_axes: VmapAxes,
+    kwargs: dict[str, Any],
+) -> tuple[Side, list[str], Any]:
+    """One side, the names of its outputs and their tree."""
+    in_axes, out_axes, kwargs_axes = split_vmap_axes(vmap_axes)
+    unknown = sorted(set(kwargs_axes) - set(kwargs))
+    if unknown:
+        msg = f"vmap_axes names the keyword argument {unknown[0]!r}, which was not passed."
+        raise ValueError(msg)
+    inputs = {"x": x, "kwargs": {k: kwargs[k] for k in kwargs_axes}}
+    flat, input_tree = jax.tree.flatten(inputs)
+    x_axes = batch_axes(name, in_axes, x)
+    kw_axes = [
+        axis for k in sorted(kwargs_axes) for axis in batch_axes(k, kwargs_axes[k], kwargs[k])
+    ]
+    axes = [*kw_axes, *x_axes]  # dicts flatten in the order of their keys: kwargs before x
+    mapped = [i for i, axis in enumerate(axes) if axis is not None]
+    data = [jnp.asarray(flat[i]) for i in mapped]
+    data_axes = [axes[i] for i in mapped if axes[i] is not None]
+    input_names = [*(n for k in sorted(kwargs_axes) for n, _ in named_leaves(k, kwargs[k]))]
+    input_names += [n for n, _ in named_leaves(name, x)]
+    n = batch_length([input_names[i] for i in mapped], data, data_axes)  # pyright: ignore[reportArgumentType]
+
+    def whole(leaves: list[jax.Array], data: list[jax.Array]) -> Any:
+        values = list(flat)
+        for i, d in zip(mapped, data, strict=True):
+            values[i] = d
+        rebuilt = jax.tree.unflatten(input_tree, values)
+        tree = params if split_tree is None else split_tree.merge(leaves)
+        return f(tree, rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
+
+    leaves = [] if split_tree is None else split_tree.leaves
+    out_tree = jax.eval_shape(whole, leaves, data)
+    named = named_leaves("f(params, x)", out_tree)
+    check_outputs(named, differentiate=split_tree is not None)
+    if n is None and out_axes is not None:
+        raise ValueError(f"vmap_axes={vmap_axes!r} gives no input a batch axis, but outputs one.")
+    canonical_out = batch_axes("f(params, x)", out_axes, out_tree)
+    check_batched_outputs(named, canonical_out, n, name)
+
+    side = Side(
+        batch=lambda leaves, data: [jnp.asarray(y) for y in jax.tree.leaves(whole(leaves, data))],
+        data=data,
+        axes=data_axes,  # pyright: ignore[reportArgumentType]
+        n=n,
+        outputs=jax.tree.leaves(out_tree),
+        out_axes=canonical_out,
+    )
+    return side, [n for n, _ in named], jax.tree.structure(out_tree)
+
+
+def batch_length(names: list[str], data: list[jax.Array], axes: list[int]) -> int | None:
+    """The number of examples; `ValueError` naming two leaves that disagree."""
+    sizes = [d.shape[a] for d, a in zip(data, axes, strict=True)]
+    for other, size in zip(names, sizes, strict=True):
+        if size != sizes[0]:
+            msg = (
+                "all leaves must have the same number of examples along their batch axes, but "
+                f"{names[0]} has {sizes[0]} and {other} has {size}."
+            )
+            raise ValueError(msg)
+    return sizes[0] if sizes else None
+
+
+def check_outputs(named: list[tuple[str, Any]], *, differentiate: bool) -> None:
+    """`f` returns arrays, real ones; floating-point ones where they are differentiated."""
+    if not named:
+        raise ValueError("f returned no array: its output is an empty tree.")
+    for name, y in named:
+        if jnp.issubdtype(y.dtype, jnp.complexfloating):
+            raise TypeError(f"{name} is complex ({y.dtype}); only real outputs are supported.")
+        if differentiate and not jnp.issubdtype(y.dtype, jnp.floating):
+            msg = (
+                f"{name} is {describe(y)}, which has no derivative; return floating-point outputs "
+                "only, or leave this one out."
+            )
+            raise TypeError(msg)
+
+
+def check_batched_outputs(
+    named: list[tuple[str, Any]], axes: list[int | None], n: int | None, x: str
+) -> None:
+    """Every output of a mapped `f` has the batch along its axis."""
+    if n is None:
+        return
+    for (name, y), axis in zip(named, axes, strict=True):
+        if axis is None or y.shape[axis] != n:
+            got = "no batch axis" if axis is None else f"axis {axis} of shape {y.shape}"
+            msg = (
+                f"vmap_axes gives {name} {got}, but {x} holds {n} examples: every output must "
+                "have all of them along its batch axis."
+            )
+            raise ValueError(msg)
+
+
+def warn_if_batch_is_traced(pair: Pair, axes: list[KernelAxes], x1: Any) -> bool:
+    """Warn of a sum over examples, mostly an `f` with outputs `(n,)` under default axes."""
+    lengths = {leaf.shape[0] for leaf in jax.tree.leaves(x1) if getattr(leaf, "shape", ())}
+    for name, y, axis, ax in zip(
+        pair.names, pair.first.outputs, pair.first.out_axes, axes, strict=True
+    ):
+        guessed = 0 if axis is None and len(y.shape) == 1 and y.shape[0] in lengths else axis
+        if guessed in ax.trace:
+            msg = (
+                f"trace_axes sums over axis {guessed} of {name} (shape {y.shape}), the batch axis: "
+                "the kernel has no pairs of examples. Pass trace_axes=() if f returns shape (n,)."
+            )
+            warnings.warn(msg, stacklevel=4)
+            return True
+    return False
+
+
+def check_examples_are_independent(side: Side, leaves: list[jax.Array], names: list[str]) -> bool:
+    """`ValueError` if `f` on two examples together differs from `f` on each apart.
+
+    Then `vmap_axes` computes the kernel of another function than the one given: batch statistics
+    or random masks would be those of a single example. Returns whether there were values to check.
+    """
+    if not is_concrete((leaves, side.data)):
+        return False
+    if side.n is None or side.n < 2:
+        return True
+
+    def take(where: list[int]) -> list[jax.Array]:
+        return [jnp.take(d, np.array(where), a) for d, a in zip(side.data, side.axes, strict=True)]
+
+    ends = [0, side.n - 1]
+    with jax.default_matmul_precision("highest"):
+        together = side.batch(leaves, take(ends))
+        apart = [side.batch(leaves, take([i])) for i in ends]
+    for i, name in enumerate(names):
+        axis = side.out_axes[i]
+        assert axis is not None  # check_batched_outputs
+        separate = jnp.concatenate([a[i] for a in apart], axis)
+        if together[i].shape != separate.shape or not is_close(together[i], separate):
+            msg = (
+                f"f mixes examples: {name} for two examples together differs from each computed "
+                "apart, so vmap_axes would give the kernel of another function. Batch statistics "
+                "or one random key for a whole batch do this: fix the statistics, give each "
+                "example its own key, or pass vmap_axes=None. check_vmap=False skips this check."
+            )
+            raise ValueError(msg)
+    return True
+
+
+def is_close(a: jax.Array, b: jax.Array) -> bool:
+    """Equal up to rounding: to the root of the precision, relative to the largest entry."""
+    if not is_concrete((a, b)) or not a.size:
+        return True
+    a64, b64 = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    finite = np.isfinite(a64) & np.isfinite(b64)
+    scale = np.max(np.abs(a64), where=finite, initial=0.0)
+    floating = jnp.issubdtype(a.dtype, jnp.floating)
+    tolerance = float(jnp.finfo(a.dtype).eps) ** 0.5 * scale if floating else 0.0
+    differs = np.abs(a64 - b64) > tolerance
+    return not np.any(differs & finite) and bool(np.all(np.isfinite(a64) == np.isfinite(b64)))

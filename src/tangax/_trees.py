@@ -1,0 +1,112 @@
+"""Pytrees of parameters, inputs and outputs: what is differentiated, and what a leaf is called.
+
+`Params` splits a tree into its floating-point leaves, which the kernels differentiate, and the
+rest (counters, PRNG keys, an Equinox module's functions), which are constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Params:
+    """A parameter tree, split. `leaves`: the floating-point leaves, `paths`: their names."""
+
+    leaves: list[jax.Array]
+    paths: list[str]
+    treedef: Any
+    constants: list[Any]
+
+    def merge(self, leaves: list[jax.Array]) -> Any:
+        """The tree with `leaves` in place of the floating-point ones."""
+        it = iter(leaves)
+        return self.treedef.unflatten([next(it) if c is _LEAF else c for c in self.constants])
+
+
+# Marks the places of the floating-point leaves among the constants; `None` is a value of its own.
+_LEAF = object()
+
+
+def split_params(params: Any) -> Params:
+    """Split `params`; `TypeError` for a complex leaf or where no leaf is floating point."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    leaves, paths, constants = [], [], []
+    for path, leaf in flat:
+        name = leaf_name("params", path)
+        if dtype_is(leaf, jnp.complexfloating):
+            raise TypeError(
+                f"{name} is complex ({leaf.dtype}); only real parameters are supported."
+            )
+        if dtype_is(leaf, jnp.floating):
+            leaves.append(jnp.asarray(leaf))
+            paths.append(name)
+            constants.append(_LEAF)
+        else:
+            constants.append(leaf)
+    if not leaves:
+        msg = (
+            "params has no floating-point leaf to differentiate; its leaves are "
+            f"{[describe(leaf) for _, leaf in flat]}."
+        )
+        raise TypeError(msg)
+    return Params(leaves, paths, treedef, constants)
+
+
+def dtype_is(leaf: Any, kind: Any) -> bool:
+    """Whether `leaf` is an array or Python scalar of a dtype under `kind`."""
+    if type(leaf) in (float, complex):
+        return np.issubdtype(type(leaf), kind)
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, kind)
+
+
+def leaf_name(root: str, path: tuple[Any, ...]) -> str:
+    """The Python expression that reaches a leaf: `params['dense']['w']`."""
+    return root + jax.tree_util.keystr(path)
+
+
+def describe(leaf: Any) -> str:
+    """A leaf in an error message: dtype and shape of an array, else its type."""
+    if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
+        return f"{leaf.dtype}{list(leaf.shape)}"
+    return type(leaf).__name__
+
+
+def named_leaves(root: str, tree: Any) -> list[tuple[str, Any]]:
+    """Every leaf of `tree` with its name."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(leaf_name(root, path), leaf) for path, leaf in flat]
+
+
+def check_same_structure(name1: str, tree1: Any, name2: str, tree2: Any) -> None:
+    """`ValueError` naming the first leaf that only one of two trees has."""
+    if jax.tree.structure(tree1) == jax.tree.structure(tree2):
+        return
+    paths1 = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(tree1)[0]]
+    paths2 = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(tree2)[0]]
+    only = [name1 + p for p in paths1 if p not in paths2]
+    only += [name2 + p for p in paths2 if p not in paths1]
+    where = f"only one has {only[0]}" if only else "their containers differ"
+    msg = (
+        f"{name1} and {name2} must have the same tree structure, but {where}: "
+        f"{jax.tree.structure(tree1)} and {jax.tree.structure(tree2)}."
+    )
+    raise ValueError(msg)
+
+
+def is_concrete(tree: Any) -> bool:
+    """Whether every array of `tree` has values on this process: no tracer, no remote shard."""
+    try:
+        return all(
+            leaf.is_fully_addressable
+            for leaf in jax.tree.leaves(tree)
+            if isinstance(leaf, jax.Array)
+        ) and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
+    except jax.errors.ConcretizationTypeError:
+        return False

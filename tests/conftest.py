@@ -1,0 +1,52 @@
+"""What every test runs under: float64, quiet and single-threaded XLA, and the option `--full`.
+
+The environment variables are defaults: one that is already set stays, so that for example
+`JAX_PLATFORMS=cuda make test` runs on a GPU.
+"""
+
+import os
+
+# Read by JAX, XLA, BLAS and matplotlib when they start: set before any of them is imported.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers side by side have one core each. XLA sizes its pools by NPROC; the often quoted flag
+    # `intra_op_parallelism_threads=1` changes nothing (measured on JAX 0.10.2 and 0.12).
+    for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+import jax
+import jaxlib
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_enable_x64", True)
+# A test must not pass or fail by what an earlier run has compiled.
+jax.config.update("jax_enable_compilation_cache", False)
+
+# Compiling takes longer than any deadline; the same examples every time make failures repeatable.
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
+settings.register_profile("full", deadline=None, derandomize=True, max_examples=200)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full", action="store_true", help="run the full product of cases (`make test-all`)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("full" if config.getoption("full") else "quick")
+
+
+def pytest_report_header() -> str:
+    return f"jax: {jax.__version__}, jaxlib: {jaxlib.__version__}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("full"):
+        return
+    for item in items:
+        if item.get_closest_marker("full") is not None:
+            item.add_marker(pytest.mark.skip(reason="part of the full product: --full"))
