@@ -123,13 +123,18 @@ def split_vmap_axes(vmap_axes: VmapAxes) -> tuple[Any, Any, dict[str, Any]]:
     raise ValueError(msg)
 
 
+@dataclass(frozen=True)
+class _Box:
+    axis: Any
+
+
 def batch_axes(name: str, axes: Any, tree: Any) -> list[int | None]:
     """The batch axis of each leaf of `tree`, from a tree prefix of axes, canonical."""
     try:
-        flat_axes = jax.tree.leaves(
-            jax.tree.broadcast(axes, tree, is_leaf=lambda a: a is None),
-            is_leaf=lambda a: a is None,
-        )
+        # Boxed, because None is an axis here and an empty subtree there.
+        boxed = jax.tree.map(_Box, axes, is_leaf=lambda a: a is None)
+        broadcast = jax.tree.broadcast(boxed, tree, is_leaf=lambda a: a is None)
+        flat_axes = [box.axis for box in jax.tree.leaves(broadcast)]
     except ValueError as error:
         msg = (
             f"vmap_axes={axes!r} does not fit {name}, a tree of structure "

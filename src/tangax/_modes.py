@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from . import _jaxpr
+
 
 def jacobian(f: Callable[..., Any], primal: Any) -> Any:
     """`df/dprimal` as a tree of arrays of shape `output.shape + leaf.shape`.
@@ -35,25 +37,23 @@ def pushforward(f: Callable[..., Any], primal: Any, tangent: Any) -> tuple[Any, 
     Where `f` has no forward mode, the derivative is the transpose of the reverse one:
     `v -> J^T v` is linear in `v`, and its transpose is `t -> J t`.
     """
-    try:
+    if has_forward_mode(f, primal):
         return jax.jvp(f, (primal,), (tangent,))
-    except (TypeError, ValueError, NotImplementedError) as no_forward:
-        jax.eval_shape(f, primal)
-        try:
-            output, pullback = jax.vjp(f, primal)
-            return output, jax.linear_transpose(lambda v: pullback(v)[0], output)(tangent)[0]
-        except (TypeError, ValueError, NotImplementedError):
-            raise no_forward from None
+    output, pullback = jax.vjp(f, primal)
+    return output, jax.linear_transpose(lambda v: pullback(v)[0], output)(tangent)[0]
 
 
 def has_forward_mode(f: Callable[..., Any], primal: Any) -> bool:
-    """Whether `jax.jvp` accepts `f`. Traces only."""
-    jax.eval_shape(f, primal)
+    """Whether `jax.jvp` accepts `f`. Traces only.
+
+    A `custom_vjp` function is traced without complaint; what it leaves behind fails when it runs.
+    """
+    jax.eval_shape(f, primal)  # an exception of f itself comes from here
     try:
-        jax.eval_shape(lambda p, t: jax.jvp(f, (p,), (t,)), primal, primal)
+        traced = _jaxpr.trace(lambda p, t: jax.jvp(f, (p,), (t,)), primal, primal)
     except (TypeError, ValueError, NotImplementedError):
         return False
-    return True
+    return not _jaxpr.is_reverse_only(traced)
 
 
 def has_reverse_mode(f: Callable[..., Any], primal: Any) -> bool:

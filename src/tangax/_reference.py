@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ._axes import KernelAxes
 from ._modes import has_forward_mode, jacobian
 from ._sides import Pair, Side
+from ._trees import kernel_dtype
 
 
 def jacobian_contraction(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
@@ -24,7 +25,7 @@ def jacobian_contraction(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
     jacobians2 = jacobians1 if pair.same else side_jacobians(pair.second, leaves)
     kernels = []
     for r, ax in enumerate(axes):
-        dtype = jnp.result_type(pair.first.outputs[r], pair.second.outputs[r], *leaves)
+        dtype = kernel_dtype(pair.first.outputs[r], pair.second.outputs[r], *leaves)
         p = 2 * ax.ndim  # a label that no output axis has
         kernel = sum(
             jnp.einsum(
@@ -104,5 +105,5 @@ def output_by_columns(pair: Pair, ax: KernelAxes, r: int) -> jax.Array:
     if axis is not None:
         del labels1[axis], labels2[axis]
     kernel = jnp.einsum(kernel, [*batch_labels, *labels2, *labels1], ax.result)
-    dtype = jnp.result_type(first.outputs[r], second.outputs[r], *leaves)
+    dtype = kernel_dtype(first.outputs[r], second.outputs[r], *leaves)
     return kernel.astype(dtype) / ax.size(first.outputs[r].shape)

@@ -6,6 +6,8 @@ keyword arguments without a batch axis. With `vmap_axes=None` there is one "exam
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,13 +89,20 @@ def pair_sides(
     kwargs: dict[str, Any],
     *,
     differentiate: bool,
+    split: bool = True,
 ) -> Pair:
-    """Bring the arguments of a kernel call into the form that every method works on."""
-    kwargs1, kwargs2, split = split_kwargs(kwargs)
-    same = x2 is None and not split
+    """Bring the arguments of a kernel call into the form that every method works on.
+
+    `split`: a keyword argument that is a tuple of two is one for each side.
+    """
+    kwargs1, kwargs2, is_split = split_kwargs(kwargs) if split else (kwargs, kwargs, False)
+    same = x2 is None and not is_split
     if x2 is None:
         x2 = x1
-    check_same_structure("x1", x1, "x2", x2)
+    else:
+        check_same_structure("x1", x1, "x2", x2)
+        if kwargs.get("rng") is not None and kwargs1["rng"] is kwargs2["rng"]:
+            kwargs2 = kwargs2 | {"rng": second_key(kwargs["rng"], x1, x2)}
     split_tree = split_params(params) if differentiate else None
     first, names, treedef = make_side(f, "x1", x1, split_tree, params, vmap_axes, kwargs1)
     if same:
@@ -111,6 +120,27 @@ def split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     first = {k: v[0] if is_pair[k] else v for k, v in kwargs.items()}
     second = {k: v[1] if is_pair[k] else v for k, v in kwargs.items()}
     return first, second, any(is_pair.values())
+
+
+def second_key(key: Any, x1: Any, x2: Any) -> jax.Array:
+    """The key (or keys) for `x2`: that of `x1` for equal inputs, else folded into another."""
+    key = jnp.asarray(key)
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    fold = lambda k: jax.random.fold_in(k, 1)  # noqa: E731
+    for _ in range(key.ndim if typed else key.ndim - 1):
+        fold = jax.vmap(fold)
+    return jnp.where(are_equal(x1, x2), key, fold(key))
+
+
+def are_equal(x1: Any, x2: Any) -> jax.Array | bool:
+    """Whether two trees of inputs have equal shapes and values."""
+    equal: jax.Array | bool = True
+    for a, b in zip(jax.tree.leaves(x1), jax.tree.leaves(x2), strict=True):
+        a, b = jnp.asarray(a), jnp.asarray(b)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        equal = equal & jnp.all(a == b)
+    return equal
 
 
 def make_side(
@@ -226,9 +256,17 @@ def warn_if_batch_is_traced(pair: Pair, axes: list[KernelAxes], x1: Any) -> bool
                 f"trace_axes sums over axis {guessed} of {name} (shape {y.shape}), the batch axis: "
                 "the kernel has no pairs of examples. Pass trace_axes=() if f returns shape (n,)."
             )
-            warnings.warn(msg, stacklevel=4)
+            warnings.warn(msg, stacklevel=user_stacklevel())
             return True
     return False
+
+
+def user_stacklevel() -> int:
+    """The `stacklevel` at which the caller's `warnings.warn` points at the user's line."""
+    package, frame, level = os.path.dirname(__file__), sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def check_examples_are_independent(side: Side, leaves: list[jax.Array], names: list[str]) -> bool:

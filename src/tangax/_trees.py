@@ -110,3 +110,36 @@ def is_concrete(tree: Any) -> bool:
         ) and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
     except jax.errors.ConcretizationTypeError:
         return False
+
+
+def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
+    """`tree` as what is static of it, hashable if its other leaves are, and its arrays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    arrays = [leaf for leaf in leaves if is_array(leaf)]
+    return (treedef, tuple(_LEAF if is_array(leaf) else leaf for leaf in leaves)), arrays
+
+
+def join_arrays(static: Any, arrays: list[Any]) -> Any:
+    """The tree that `split_arrays` split."""
+    treedef, leaves = static
+    it = iter(arrays)
+    return treedef.unflatten([next(it) if leaf is _LEAF else leaf for leaf in leaves])
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array, or the shape of one."""
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+
+
+def is_hashable(static: Any) -> bool:
+    """Whether `static` can be the key of a compiled function."""
+    try:
+        hash(static)
+    except TypeError:
+        return False
+    return True
+
+
+def kernel_dtype(*arrays: Any) -> Any:
+    """The dtype of a kernel of arrays: promoted, and at least float32."""
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)

@@ -21,9 +21,26 @@ import jax.numpy as jnp
 
 from . import _modes
 from ._axes import Axes, KernelAxes, VmapAxes, split_vmap_axes
+from ._memory import budget
+from ._plan import Plan
 from ._reference import jacobian_contraction, ntk_vector_products
-from ._sides import Pair, check_examples_are_independent, pair_sides, warn_if_batch_is_traced
-from ._trees import check_same_structure, named_leaves
+from ._sides import (
+    Pair,
+    Side,
+    check_examples_are_independent,
+    pair_sides,
+    warn_if_batch_is_traced,
+)
+from ._structured import Factors, frames, kernels, make_plan, side_factors
+from ._trees import (
+    check_same_structure,
+    is_concrete,
+    is_hashable,
+    join_arrays,
+    kernel_dtype,
+    named_leaves,
+    split_arrays,
+)
 
 Get = Literal["nngp", "ntk"]
 
@@ -34,7 +51,7 @@ EmpiricalKernel = namedtuple("EmpiricalKernel", ["nngp", "ntk"])
 class NtkImplementation(enum.IntEnum):
     """How an NTK is computed. All give the same kernel.
 
-    `AUTO`: the library's choice, today `JACOBIAN_CONTRACTION`.
+    `AUTO`: factors of the Jacobian, leaf by leaf, each contracted in the cheapest order.
 
     `JACOBIAN_CONTRACTION`: both Jacobians whole, then one contraction. Time: a backward pass for
     each output of each example, and `n*m*o*q*p` multiply-adds; memory: `(n+m)*o*p`.
@@ -42,17 +59,19 @@ class NtkImplementation(enum.IntEnum):
     `NTK_VECTOR_PRODUCTS`: column by column, `J(x1) (J(x2)^T e)`. Time: `n*m*q` forward passes;
     memory: `m*q*p` and no Jacobian of `x1`. Needs forward mode.
 
-    Both are analysed in Novak, Sohl-Dickstein, Schoenholz, "Fast Finite Width Neural Tangent
-    Kernel" (2022), sections 3.1 and 3.2.
+    `STRUCTURED_DERIVATIVES`: as `AUTO`, but every leaf stays factored that can be.
+
+    All are analysed in Novak, Sohl-Dickstein, Schoenholz, "Fast Finite Width Neural Tangent
+    Kernel" (2022), sections 3.1 to 3.4.
     """
 
     AUTO = 0
     JACOBIAN_CONTRACTION = 1
     NTK_VECTOR_PRODUCTS = 2
+    STRUCTURED_DERIVATIVES = 3
 
 
-_METHODS = {
-    NtkImplementation.AUTO: jacobian_contraction,
+_PLAIN = {
     NtkImplementation.JACOBIAN_CONTRACTION: jacobian_contraction,
     NtkImplementation.NTK_VECTOR_PRODUCTS: ntk_vector_products,
 }
@@ -65,14 +84,20 @@ class NngpFn:
     f: Callable[..., Any]
     trace_axes: Axes = (-1,)
     diagonal_axes: Axes = ()
+    precision: Any = None
+    # Whether a warning was given.
+    _seen: set[Any] = field(default_factory=set, init=False, repr=False)
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
         """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once."""
-        pair = pair_sides(self.f, x1, x2, params, None, kwargs, differentiate=False)
-        axes = pair.axes(self.trace_axes, self.diagonal_axes)
-        y1 = pair.first.batch([], [])
-        y2 = y1 if pair.same else pair.second.batch([], [])
-        return finish(pair, axes, [outer(a, b, ax) for a, b, ax in zip(y1, y2, axes, strict=True)])
+        with full_precision(self.precision):
+            pair = pair_sides(self.f, x1, x2, params, None, kwargs, differentiate=False)
+            axes = pair.axes(self.trace_axes, self.diagonal_axes)
+            warn_once(self._seen, pair, axes, x1)
+            y1 = pair.first.batch([], [])
+            y2 = y1 if pair.same else pair.second.batch([], [])
+            kernels = [outer(a, b, ax) for a, b, ax in zip(y1, y2, axes, strict=True)]
+            return finish(pair.same, pair.treedef, axes, kernels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,26 +110,148 @@ class NtkFn:
     vmap_axes: VmapAxes = None
     implementation: NtkImplementation | int = NtkImplementation.AUTO
     check_vmap: bool = True
-    # Shapes for which `f` was seen to treat examples apart, and whether a warning was given.
+    memory: int | str | None = None
+    precision: Any = None
+    # Shapes that were checked, and whether a warning was given.
     _seen: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Compiled for calls outside `jit`.
+    _compiled: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         split_vmap_axes(self.vmap_axes)
+        budget(self.memory)
         if self.implementation not in list(NtkImplementation):
             valid = ", ".join(f"{i.name} = {i.value}" for i in NtkImplementation)
             raise ValueError(f"implementation must be one of {valid}; got {self.implementation!r}.")
+        object.__setattr__(self, "_compiled", jax.jit(self._joined, static_argnums=(0, 1)))
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
-        """The kernel `J(x1) J(x2)^T`. `x2=None` means `x2=x1`, computed once."""
-        pair = pair_sides(self.f, x1, x2, params, self.vmap_axes, kwargs, differentiate=True)
-        axes = pair.axes(self.trace_axes, self.diagonal_axes)
-        self._check(pair, axes, x1)
-        return finish(pair, axes, _METHODS[NtkImplementation(self.implementation)](pair, axes))
+        """The kernel `J(x1) J(x2)^T`. `x2=None` means `x2=x1`, computed once.
 
-    def _check(self, pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
-        """What is told once: a traced batch axis, examples that are mixed."""
-        if "traced" not in self._seen and warn_if_batch_is_traced(pair, axes, x1):
-            self._seen.add("traced")
+        Outside `jit` it is compiled at the first call for each shape.
+        """
+        (kernel,) = self._kernels(("ntk",), x1, x2, params, kwargs)
+        return kernel
+
+    def factors(self, x: Any, params: Any, **kwargs: Any) -> Factors:
+        """The factors of the Jacobian at `x`, one half of a kernel.
+
+        `contract(factors(x1), factors(x2))` equals the kernel: a caller with many blocks of
+        examples computes each block's factors once. Factors are a pytree of arrays.
+        """
+        return self._outside_jit("factors", x, None, params, kwargs)
+
+    def contract(self, factors1: Factors, factors2: Factors | None = None) -> Any:
+        """The kernel of two sets of factors; of `factors1` with itself where one is given."""
+        second = factors1 if factors2 is None else factors2
+        with full_precision(self.precision):
+            return self._contract(factors1, second, same=second is factors1)
+
+    def explain(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Plan:
+        """The plan of a call, as a value that prints as a table. Computes nothing.
+
+        `x1`, `x2` and `params` may hold `jax.ShapeDtypeStruct`s in place of arrays.
+        """
+        static, arrays = split_arrays((x1, x2, params, kwargs))
+        plans: list[Plan] = []
+
+        def planned(arrays: list[Any]) -> None:
+            plans.append(self._plan(*join_arrays(static, arrays)))
+
+        jax.eval_shape(planned, arrays)
+        return plans[0]
+
+    # Calls
+
+    def _kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """The kernels called `names`."""
+        return self._outside_jit(names, x1, x2, params, kwargs)
+
+    def _outside_jit(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """Check and compile where there are values; under a transformation just compute."""
+        static, arrays = split_arrays((x1, x2, params, kwargs))
+        if not is_concrete(arrays):
+            return self._compute(what, x1, x2, params, kwargs)
+        key = (what, static, tuple((a.shape, a.dtype) for a in arrays))
+        hashable = is_hashable(static)
+        if not hashable or key not in self._seen:
+            pair = self._pair(what, x1, x2, params, kwargs)
+            if what != "factors":
+                axes = pair.axes(self.trace_axes, self.diagonal_axes)
+                warn_once(self._seen, pair, axes, x1)
+            self._check(pair)
+        if not hashable:
+            return self._compute(what, x1, x2, params, kwargs)
+        self._seen.add(key)
+        return self._compiled(what, static, arrays)
+
+    def _joined(self, what: Any, static: Any, arrays: list[Any]) -> Any:
+        """`_compute` of a call taken apart, for `jit`."""
+        return self._compute(what, *join_arrays(static, arrays))
+
+    def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """What is asked for: "factors" of x1, or a tuple of kernels by name."""
+        with full_precision(self.precision):
+            pair = self._pair(what, x1, x2, params, kwargs)
+            if what == "factors":
+                return self._side_factors(pair, pair.first)
+            if self.implementation in _PLAIN:
+                axes = pair.axes(self.trace_axes, self.diagonal_axes)
+                return (finish(pair.same, pair.treedef, axes, self._plain(pair, axes)),)
+            factors1 = self._side_factors(pair, pair.first)
+            factors2 = factors1 if pair.same else self._side_factors(pair, pair.second)
+            methods = {"ntk": self._contract, "nngp": self._nngp}
+            return tuple(methods[name](factors1, factors2, same=pair.same) for name in what)
+
+    def _pair(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Pair:
+        """Both sides; one of them for factors, whose keyword arguments are not pairs."""
+        split = what != "factors"
+        return pair_sides(
+            self.f, x1, x2, params, self.vmap_axes, kwargs, differentiate=True, split=split
+        )
+
+    def _plain(self, pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
+        """The kernels by a plain method."""
+        return _PLAIN[NtkImplementation(self.implementation)](pair, axes)
+
+    def _side_factors(self, pair: Pair, side: Side) -> Factors:
+        assert pair.params is not None
+        return side_factors(side, pair.params.leaves, pair.names, pair.treedef)
+
+    def _contract(self, first: Factors, second: Factors, *, same: bool) -> Any:
+        """The NTK of two sets of factors."""
+        every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
+        found = kernels(first, second, every, budget(self.memory), factored=self._factored)
+        return finish(same, first.meta.treedef, [frame.ax for frame in every], found)
+
+    def _nngp(self, first: Factors, second: Factors, *, same: bool) -> Any:
+        """The NNGP from the outputs that came with the factors."""
+        every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
+        axes = [frame.ax for frame in every]
+        found = [
+            outer(a, b, ax) for a, b, ax in zip(first.outputs, second.outputs, axes, strict=True)
+        ]
+        return finish(same, first.meta.treedef, axes, found)
+
+    @property
+    def _factored(self) -> bool:
+        return self.implementation == NtkImplementation.STRUCTURED_DERIVATIVES
+
+    def _plan(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Plan:
+        pair = self._pair("ntk", x1, x2, params, kwargs)
+        assert pair.params is not None
+        return make_plan(
+            pair,
+            pair.params,
+            frames_of=lambda a, b: frames(a, b, self.trace_axes, self.diagonal_axes),
+            memory=budget(self.memory),
+            factored=self._factored,
+        )
+
+    # Checks
+
+    def _check(self, pair: Pair) -> None:
+        """Refuse, once for each shape, an `f` that mixes examples."""
         if not self.check_vmap or self.vmap_axes is None or pair.params is None:
             return
         for side in (pair.first, pair.second):
@@ -129,13 +276,23 @@ class KernelFn:
         if params is None:
             raise TypeError("kernel_fn needs params: call kernel_fn(x1, x2, get, params).")
         names = canonical_get(get)
-        functions = {"nngp": self.nngp_fn, "ntk": self.ntk_fn}
-        kernels = [functions[name](x1, x2, params, **kwargs) for name in names]
+        kernels = self._kernels(names, x1, x2, params, kwargs)
         return kernels[0] if isinstance(get, str) else kernel_tuple(names)(*kernels)
+
+    def _kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """In the order of `names`. Both from one run of `f` where the method allows it."""
+        if len(names) == 2 and self.ntk_fn.implementation not in _PLAIN:
+            return self.ntk_fn._kernels(names, x1, x2, params, kwargs)
+        functions = {"nngp": self.nngp_fn, "ntk": self.ntk_fn}
+        return tuple(functions[name](x1, x2, params, **kwargs) for name in names)
 
 
 def empirical_nngp_fn(
-    f: Callable[..., Any], trace_axes: Axes = (-1,), diagonal_axes: Axes = ()
+    f: Callable[..., Any],
+    trace_axes: Axes = (-1,),
+    diagonal_axes: Axes = (),
+    *,
+    precision: Any = None,
 ) -> NngpFn:
     """A function for the output kernel `f(x1) f(x2)^T` (NNGP) of `f`.
 
@@ -144,13 +301,16 @@ def empirical_nngp_fn(
         trace_axes: output axes to sum over, divided by their size; negative ones count from the
             end. The default is the axis of classes or features.
         diagonal_axes: output axes that appear once: only their diagonal is computed.
+        precision: of matrix products, as for `jax.default_matmul_precision`; by default full
+            float32 on every device.
 
     Returns:
         `nngp_fn(x1, x2, params, **kwargs)`. The kernel has the shape
         `zip(f(x1).shape, f(x2).shape)`: every output axis of `f(x1)` is followed by its twin,
-        without traced axes, diagonal ones once. Its dtype is that of the outputs. Several outputs
-        give a tree of kernels. A keyword argument that is a tuple of two is split: the first is
-        for `x1`, the second for `x2`.
+        without traced axes, diagonal ones once. Its dtype is that of the outputs, float32 for
+        shorter ones. Several outputs give a tree of kernels. A keyword argument that is a tuple of
+        two is split: the first is for `x1`, the second for `x2`. A single `rng` is given to both
+        where `x2` is `None` or equal to `x1`, else folded into another key for `x2`.
 
     Raises:
         ValueError: axes out of range, repeated, or of different sizes in `f(x1)` and `f(x2)`.
@@ -170,7 +330,7 @@ def empirical_nngp_fn(
         >>> nt.empirical_nngp_fn(f, diagonal_axes=(0,))(x, None, w).shape
         (5,)
     """
-    return NngpFn(f, trace_axes, diagonal_axes)
+    return NngpFn(f, trace_axes, diagonal_axes, precision)
 
 
 def empirical_ntk_fn(
@@ -181,6 +341,8 @@ def empirical_ntk_fn(
     implementation: NtkImplementation | int = NtkImplementation.AUTO,
     *,
     check_vmap: bool = True,
+    memory: int | str | None = None,
+    precision: Any = None,
 ) -> NtkFn:
     """A function for the neural tangent kernel `J(x1) J(x2)^T` of `f`, with `J = df/dparams`.
 
@@ -198,14 +360,20 @@ def empirical_ntk_fn(
         implementation: see `NtkImplementation`.
         check_vmap: outside `jit`, compare `f` on two examples together and apart at the first call
             for each shape, and raise if they differ.
+        memory: a bound on the largest intermediate of the contraction, in bytes or as a string like
+            "2GiB"; by default a quarter of what the device has free.
+        precision: of matrix products, in `f` too, as for `jax.default_matmul_precision`; by default
+            full float32 on every device.
 
     Returns:
         `ntk_fn(x1, x2, params, **kwargs)`. The kernel has the shape
         `zip(f(x1).shape, f(x2).shape)`: every output axis of `f(x1)` is followed by its twin,
         without traced axes, diagonal ones once. Its dtype is that of outputs and parameters
-        promoted. `x2=None` means `x2=x1`, computed once and exactly symmetric. Several outputs
-        give a tree of kernels, without the covariances between outputs. A keyword argument that is
-        a tuple of two is split: the first is for `x1`, the second for `x2`.
+        promoted, and float32 for shorter ones. `x2=None` means `x2=x1`, computed once and exactly
+        symmetric. Several outputs give a tree of kernels, without the covariances between outputs.
+        A keyword argument that is a tuple of two is split: the first is for `x1`, the second for
+        `x2`. A single `rng` is given to both where `x2` is `None` or equal to `x1`, else folded
+        into another key for `x2`.
 
     Raises:
         ValueError: axes that do not fit, named with the shapes; examples that `f` mixes though
@@ -226,7 +394,9 @@ def empirical_ntk_fn(
         >>> nt.empirical_ntk_fn(f, trace_axes=(), vmap_axes=0)(x[:3], x, w).shape
         (3, 5, 5, 5)
     """
-    return NtkFn(f, trace_axes, diagonal_axes, vmap_axes, implementation, check_vmap)
+    return NtkFn(
+        f, trace_axes, diagonal_axes, vmap_axes, implementation, check_vmap, memory, precision
+    )
 
 
 def empirical_kernel_fn(
@@ -237,6 +407,8 @@ def empirical_kernel_fn(
     implementation: NtkImplementation | int = NtkImplementation.AUTO,
     *,
     check_vmap: bool = True,
+    memory: int | str | None = None,
+    precision: Any = None,
 ) -> KernelFn:
     """A function for the NNGP `f(x1) f(x2)^T` and the NTK `J(x1) J(x2)^T` of `f`.
 
@@ -262,8 +434,10 @@ def empirical_kernel_fn(
         EmpiricalKernel(nngp=(3, 5), ntk=(3, 5))
     """
     return KernelFn(
-        NngpFn(f, trace_axes, diagonal_axes),
-        NtkFn(f, trace_axes, diagonal_axes, vmap_axes, implementation, check_vmap),
+        NngpFn(f, trace_axes, diagonal_axes, precision),
+        NtkFn(
+            f, trace_axes, diagonal_axes, vmap_axes, implementation, check_vmap, memory, precision
+        ),
     )
 
 
@@ -303,7 +477,8 @@ def empirical_ntk_vp_fn(
     assert pair.params is not None
     leaves = pair.params.leaves
     expected = pair.treedef.unflatten(pair.second.outputs)
-    _, pullback = jax.vjp(lambda w: pair.second.batch(w, []), leaves)
+    with full_precision(None):
+        _, pullback = jax.vjp(lambda w: pair.second.batch(w, []), leaves)
 
     def ntk_vp(cotangent: Any) -> Any:
         check_same_structure("the vector", cotangent, "f(params, x2)", expected)
@@ -314,8 +489,9 @@ def empirical_ntk_vp_fn(
             if jnp.shape(v) != y.shape:
                 raise ValueError(f"{name} has shape {jnp.shape(v)}, f(params, x2) has {y.shape}.")
             vectors.append(jnp.asarray(v, y.dtype))
-        (tangent,) = pullback(vectors)
-        _, product = _modes.pushforward(lambda w: pair.first.batch(w, []), leaves, tangent)
+        with full_precision(None):
+            (tangent,) = pullback(vectors)
+            _, product = _modes.pushforward(lambda w: pair.first.batch(w, []), leaves, tangent)
         return pair.treedef.unflatten(product)
 
     return ntk_vp
@@ -323,21 +499,33 @@ def empirical_ntk_vp_fn(
 
 def outer(y1: jax.Array, y2: jax.Array, ax: KernelAxes) -> jax.Array:
     """`f(x1) f(x2)^T` of one output."""
-    dtype = jnp.result_type(y1, y2)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.result_type(float)
+    dtype = kernel_dtype(y1, y2)
     kernel = jnp.einsum(y1, ax.first, y2, ax.second, ax.result, preferred_element_type=dtype)
     return kernel / ax.size(y1.shape)
 
 
-def finish(pair: Pair, axes: list[KernelAxes], kernels: list[jax.Array]) -> Any:
+def full_precision(precision: Any) -> Any:
+    """The context in which `f` is differentiated and factors are contracted.
+
+    Accelerators round the operands of float32 products to fewer bits unless they are told not to.
+    """
+    return jax.default_matmul_precision("highest" if precision is None else precision)
+
+
+def warn_once(seen: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
+    """Warn of a traced batch axis, once for each kernel function."""
+    if "traced" not in seen and warn_if_batch_is_traced(pair, axes, x1):
+        seen.add("traced")
+
+
+def finish(same: bool, treedef: Any, axes: list[KernelAxes], kernels: list[jax.Array]) -> Any:
     """The kernels in the tree of the outputs; of one set of examples, exactly symmetric."""
-    if pair.same:
+    if same:
         kernels = [
             (k + jnp.transpose(k, ax.transposition())) / 2
             for k, ax in zip(kernels, axes, strict=True)
         ]
-    return pair.treedef.unflatten(kernels)
+    return treedef.unflatten(kernels)
 
 
 def is_get(get: Any) -> bool:
@@ -345,7 +533,7 @@ def is_get(get: Any) -> bool:
     return (
         get is None
         or isinstance(get, str)
-        or (isinstance(get, tuple) and all(isinstance(g, str) for g in get))
+        or (isinstance(get, (tuple, list)) and bool(get) and all(isinstance(g, str) for g in get))
     )
 
 

@@ -1,0 +1,36 @@
+"""Kinds of sites, one file each: which equations they recognise, how their factors are taken."""
+
+from __future__ import annotations
+
+from .._jaxpr import Equation
+from .base import Factor as Factor
+from .base import Factored as Factored
+from .base import Kind as Kind
+from .base import Layout as Layout
+from .base import Materialised as Materialised
+from .base import OneHot as OneHot
+from .base import View as View
+from .base import grouped as grouped
+from .base import materialise as materialise
+from .base import over_layers as over_layers
+from .base import over_time as over_time
+from .base import product as product
+from .base import pulled_back as pulled_back
+from .base import scaled as scaled
+from .conv import match_conv
+from .dense import match_dense
+from .embedding import match_embedding
+from .generic import Generic
+from .generic import Returned as Returned
+from .vector import match_vector
+
+_MATCHERS = (match_dense, match_conv, match_embedding, match_vector)
+
+
+def kind_of(eqn: Equation, operand: int) -> Kind:
+    """The kind of the site at which operand `operand` of `eqn`, a parameter, enters."""
+    for match in _MATCHERS:
+        kind = match(eqn, operand)
+        if kind is not None:
+            return kind
+    return Generic(eqn, operand)

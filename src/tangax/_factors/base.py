@@ -1,0 +1,234 @@
+"""The normal form of a leaf's Jacobian for one example.
+
+    df_o/dw[k,i,j] = sum_s A[s,k,i] G[o,s,k,j]
+
+either kept as `Factored(A, G)` or built as `Materialised(J)`, in the leaf's own shape.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from .. import _jaxpr
+
+
+@dataclass(frozen=True)
+class View:
+    """A parameter after steps that only move its entries, and perhaps a scalar factor.
+
+    `leaf` counts among the parameters of the program that holds the view. `scaled`: the value is
+    `scale * steps(leaf)` with a scale that is known when the program runs.
+    """
+
+    leaf: int
+    aval: jax.ShapeDtypeStruct
+    steps: tuple[_jaxpr.Equation, ...] = ()
+    isometric: bool = True
+    scaled: bool = False
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for views that move entries alike."""
+        return tuple(part for eqn in self.steps for part in _jaxpr.signature(eqn))
+
+    @property
+    def bounds(self) -> tuple[tuple[int, int], ...] | None:
+        """The part of the leaf that the view is a slice of, if that is its first step."""
+        return _jaxpr.slice_bounds(self.steps[0]) if self.steps else None
+
+    def then(self, eqn: _jaxpr.Equation, isometric: bool) -> View:
+        """The view after one more step."""
+        return replace(self, steps=(*self.steps, eqn), isometric=self.isometric and isometric)
+
+    def apply(self, leaf: jax.Array) -> jax.Array:
+        """The steps, without the scale."""
+        return functools.reduce(lambda w, eqn: _jaxpr.bind(eqn, [w])[0], self.steps, leaf)
+
+    def pull(self, J: jax.Array) -> jax.Array:
+        """From `[o, *view.shape]` to `[o, *leaf.shape]`: the transpose of the steps."""
+        transpose = jax.linear_transpose(self.apply, self.aval)
+        out = jax.eval_shape(self.apply, self.aval)
+        return jax.vmap(lambda g: transpose(g.astype(out.dtype))[0])(J)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the entries of a weight stand in `[k, i, j]`.
+
+    Equal keys mean equal places: such factors add along `s`. `to_leaf` maps `[o, k, i, j]` back to
+    `[o, *shape]`. `bounds` is the part of the leaf that the weight is a slice of, if it is one:
+    `(start, limit)` for each axis.
+    """
+
+    key: tuple[Any, ...]
+    to_leaf: Callable[[jax.Array], jax.Array] = field(compare=False, repr=False)
+    bounds: tuple[tuple[int, int], ...] | None = None
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["ids"], meta_fields=["size"])
+@dataclass(frozen=True)
+class OneHot:
+    """One-hot rows, never built: `A[s,k,i] = (ids[s,k] == i)`; an id of `size` is no row."""
+
+    ids: jax.Array
+    size: int
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["A", "G"], meta_fields=["layout"])
+@dataclass(frozen=True)
+class Factored:
+    """`A: [s, k, i]` or one-hot, `G: [o, s, k, j]`."""
+
+    A: jax.Array | OneHot
+    G: jax.Array
+    layout: Layout
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["J"], meta_fields=[])
+@dataclass(frozen=True)
+class Materialised:
+    """`J: [o, *shape]`."""
+
+    J: jax.Array
+
+
+Factor = Factored | Materialised
+
+
+class Kind(Protocol):
+    """A kind of site: what it is called, what it keeps of the forward pass, and its factors."""
+
+    @property
+    def name(self) -> str:
+        """What `explain` calls it."""
+        ...
+
+    def record(self, values: list[Any]) -> Any:
+        """What is kept of the equation's operands."""
+        ...
+
+    def factor(self, record: Any, cotangents: list[jax.Array]) -> Factor:
+        """The factors in the layout of the operand, from `df_o/dy` of the equation's results."""
+        ...
+
+
+def product(factor: Factored) -> jax.Array:
+    """`[o, k, i, j]`, the Jacobian in normal form."""
+    A, G = factor.A, factor.G
+    dtype = jnp.promote_types(G.dtype, jnp.float32)  # shorter floats are accumulated in float32
+    if isinstance(A, OneHot):
+        o, _, k, j = G.shape
+        zeros = jnp.zeros((k, A.size, o, j), dtype)
+        rows = zeros.at[jnp.arange(k), A.ids].add(
+            jnp.transpose(G, (1, 2, 0, 3)).astype(dtype), mode="drop"
+        )
+        return jnp.transpose(rows, (2, 0, 1, 3))
+    return jnp.einsum("ski,oskj->okij", A, G, preferred_element_type=dtype)
+
+
+def materialise(factor: Factor) -> jax.Array:
+    """`[o, *shape]`."""
+    if isinstance(factor, Materialised):
+        return factor.J
+    return factor.layout.to_leaf(product(factor))
+
+
+def scaled(factor: Factor, scale: Any) -> Factor:
+    """The factor of `scale * w`, given that of `w`: one-hot rows leave the scale to `G`."""
+    if isinstance(factor, Materialised):
+        return Materialised(scale * factor.J)
+    if isinstance(factor.A, OneHot):
+        return replace(factor, G=scale * factor.G)
+    return replace(factor, A=scale * factor.A)
+
+
+def pulled_back(factor: Factor, view: View) -> Factor:
+    """The factor of `w`, given that of `view(w)`.
+
+    A view that repeats entries has no normal form.
+    """
+    if not view.steps:
+        return factor
+    if isinstance(factor, Materialised) or not view.isometric:
+        return Materialised(view.pull(materialise(factor)))
+    inner = factor.layout
+
+    def to_leaf(M: jax.Array) -> jax.Array:
+        return view.pull(inner.to_leaf(M))
+
+    return replace(factor, layout=Layout((inner.key, view.key), to_leaf, view.bounds))
+
+
+def over_time(stack: Factor) -> Factor:
+    """Steps of a loop that use the same weight: `[l, ...]` factors with `l` moved into `s`."""
+    if isinstance(stack, Materialised):
+        return Materialised(stack.J.sum(0))
+    G = jnp.moveaxis(stack.G, 0, 1)
+    G = G.reshape(G.shape[0], -1, *G.shape[3:])
+    return replace(stack, A=jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stack.A), G=G)
+
+
+def over_layers(stack: Factor) -> Factor:
+    """Steps of a loop that use a slice of a stack each: `[l, ...]` factors, `l` moved into `k`."""
+    if isinstance(stack, Materialised):
+        return Materialised(jnp.moveaxis(stack.J, 0, 1))
+    length = stack.G.shape[0]
+    G = jnp.moveaxis(stack.G, 0, 2)
+    G = G.reshape(*G.shape[:2], -1, G.shape[4])
+
+    def into_k(a: jax.Array) -> jax.Array:
+        a = jnp.moveaxis(a, 0, 1)
+        return a.reshape(a.shape[0], -1, *a.shape[3:])
+
+    inner = stack.layout
+
+    def to_leaf(M: jax.Array) -> jax.Array:
+        M = M.reshape(M.shape[0], length, -1, *M.shape[2:])
+        return jax.vmap(inner.to_leaf, in_axes=1, out_axes=1)(M)
+
+    layout = Layout(("layers", length, inner.key), to_leaf)
+    return Factored(jax.tree.map(into_k, stack.A), G, layout)
+
+
+def grouped(factors: list[Factor]) -> list[Factor]:
+    """The factors of all sites of a leaf, as few as have no cross terms with each other.
+
+    Equal layouts join along `s`. What then remains is either disjoint slices of the leaf or is
+    materialised and added: all cross terms between the sites belong to the kernel.
+    """
+    groups: dict[Any, list[Factored]] = {}
+    for f in factors:
+        if isinstance(f, Factored):
+            groups.setdefault((f.layout, jax.tree.structure(f.A)), []).append(f)
+    joined = [concatenated(group) for group in groups.values()]
+    if sum(map(len, groups.values())) == len(factors) and all(
+        disjoint(a.layout, b.layout) for a, b in itertools.combinations(joined, 2)
+    ):
+        return list(joined)
+    return [Materialised(functools.reduce(jnp.add, [materialise(f) for f in factors]))]
+
+
+def concatenated(group: list[Factored]) -> Factored:
+    """Factors of equal layout, along `s`."""
+    if len(group) == 1:
+        return group[0]
+    A = jax.tree.map(lambda *a: jnp.concatenate(a, 0), *(f.A for f in group))
+    return Factored(A, jnp.concatenate([f.G for f in group], 1), group[0].layout)
+
+
+def disjoint(a: Layout, b: Layout) -> bool:
+    """Whether two layouts are slices of the leaf that share no entry."""
+    if a.bounds is None or b.bounds is None:
+        return False
+    return any(
+        limit1 <= start2 or limit2 <= start1
+        for (start1, limit1), (start2, limit2) in zip(a.bounds, b.bounds, strict=True)
+    )

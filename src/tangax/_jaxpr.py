@@ -1,0 +1,314 @@
+"""The only file that knows what a jaxpr looks like: equations, their parameters, their names.
+
+Everything here is a small reading of JAX's intermediate representation, the same on every supported
+version; nothing else touches `jax.extend` or an equation's `params`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex
+
+Equation = Any
+Variable = Any
+
+_CALLS = frozenset({"jit", "pjit", "remat2", "checkpoint", "closed_call", "call", "core_call"})
+_CALLS |= {"core_closed_call", "eval_jaxpr"}
+
+
+@dataclass(frozen=True)
+class Jaxpr:
+    """A jaxpr and the values of its constants."""
+
+    jaxpr: Any
+    consts: tuple[Any, ...]
+
+    @property
+    def equations(self) -> Sequence[Equation]:
+        """The equations in order."""
+        return self.jaxpr.eqns
+
+    @property
+    def invars(self) -> Sequence[Variable]:
+        """The variables of the arguments."""
+        return self.jaxpr.invars
+
+    @property
+    def outvars(self) -> Sequence[Variable]:
+        """The variables or literals of the results."""
+        return self.jaxpr.outvars
+
+    def environment(self, args: Sequence[Any]) -> dict[Variable, Any]:
+        """The values of constants and arguments."""
+        env = dict(zip(self.jaxpr.constvars, self.consts, strict=True))
+        return env | dict(zip(self.jaxpr.invars, args, strict=True))
+
+
+def trace(f: Callable[..., Any], *args: Any) -> Jaxpr:
+    """The jaxpr of `f` at arguments or shapes."""
+    return unwrap(jax.make_jaxpr(f)(*args))
+
+
+def unwrap(closed: Any) -> Jaxpr:
+    """A closed or an open jaxpr; JAX 0.12 has one class for both."""
+    return Jaxpr(getattr(closed, "jaxpr", closed), tuple(getattr(closed, "consts", ())))
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether `atom` is a value rather than a variable."""
+    return isinstance(atom, jex.Literal)
+
+
+def read(env: dict[Variable, Any], atom: Any) -> Any:
+    """The value of a variable or literal."""
+    return atom.val if is_literal(atom) else env[atom]
+
+
+def shape_dtype(atom: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a variable or literal."""
+    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
+
+
+def is_differentiable(atom: Any) -> bool:
+    """Whether a variable holds floating-point or complex numbers."""
+    return jnp.issubdtype(atom.aval.dtype, jnp.inexact)
+
+
+def name(eqn: Equation) -> str:
+    """The name of an equation's primitive."""
+    return eqn.primitive.name
+
+
+def bind(eqn: Equation, values: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation; custom derivative rules and rematerialisation stay in force."""
+    found = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = found if isinstance(found, tuple) else ([], found)
+    out = eqn.primitive.bind(*functions, *values, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def source(eqn: Equation) -> str:
+    """The user's source line that made the equation, `file.py:12 (function)`, or nothing."""
+    traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
+    ours = (os.path.dirname(jax.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
+    for frame in getattr(traceback, "frames", ()):
+        file = getattr(frame, "file_name", "")
+        if file and not file.startswith((*ours, "<")):
+            line = getattr(frame, "start_line", None) or getattr(frame, "line_num", "?")
+            return f"{os.path.basename(file)}:{line}"
+    return ""
+
+
+# Calls and loops
+
+
+def called(eqn: Equation) -> Jaxpr | None:
+    """The body of a call that may be inlined (`jit`, `checkpoint`), else nothing."""
+    if name(eqn) not in _CALLS:
+        return None
+    body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return None if body is None else unwrap(body)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A `scan`: its body, and how its operands and results divide into consts, carry, xs and ys."""
+
+    body: Jaxpr
+    consts: int
+    carry: int
+    length: int
+    reverse: bool
+    unroll: int | bool
+
+
+def scan(eqn: Equation) -> Scan | None:
+    """The parts of a `scan`, else nothing.
+
+    JAX 0.12 has no `num_consts` and `num_carry`. On every version `ys` and `xs` have one dimension
+    more in the equation than in the body, and consts and carry have the same.
+    """
+    if name(eqn) != "scan":
+        return None
+    body = unwrap(eqn.params["jaxpr"])
+    stacked = [
+        len(outer.aval.shape) > len(inner.aval.shape)
+        for outer, inner in zip(eqn.invars, body.invars, strict=True)
+    ]
+    carry = sum(
+        len(outer.aval.shape) == len(inner.aval.shape)
+        for outer, inner in zip(eqn.outvars, body.outvars, strict=True)
+    )
+    params = eqn.params
+    return Scan(
+        body,
+        consts=len(stacked) - sum(stacked) - carry,
+        carry=carry,
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+
+
+# Readings of single equations
+
+
+def is_layout(eqn: Equation) -> bool:
+    """Whether the equation only moves entries: its transpose, applied after it, is the identity."""
+    if name(eqn) in ("reshape", "transpose", "squeeze", "expand_dims", "rev", "copy", "copy_p"):
+        return True
+    if name(eqn) in ("neg", "slice"):
+        return True
+    if name(eqn) == "convert_element_type":
+        return jnp.issubdtype(eqn.params["new_dtype"], jnp.floating)
+    return is_broadcast(eqn) and not repeats(eqn)
+
+
+def is_broadcast(eqn: Equation) -> bool:
+    """Whether the equation is a `broadcast_in_dim` of static shape."""
+    return name(eqn) == "broadcast_in_dim" and len(eqn.invars) == 1
+
+
+def repeats(eqn: Equation) -> bool:
+    """Whether a broadcast repeats entries."""
+    return math.prod(eqn.params["shape"]) != math.prod(eqn.invars[0].aval.shape)
+
+
+def signature(eqn: Equation) -> tuple[Any, ...]:
+    """Equal for two layout equations that move entries alike. Dtypes do not matter."""
+    if name(eqn) in ("convert_element_type", "copy", "copy_p"):
+        return ()
+    params = tuple(sorted((k, repr(v)) for k, v in eqn.params.items()))
+    return ((name(eqn), tuple(eqn.invars[0].aval.shape), params),)
+
+
+def slice_bounds(eqn: Equation) -> tuple[tuple[int, int], ...] | None:
+    """`(start, limit)` along each axis of a `slice`, else nothing."""
+    if name(eqn) != "slice":
+        return None
+    params = eqn.params
+    return tuple(zip(params["start_indices"], params["limit_indices"], strict=True))
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A `dot_general`: contracting and batch dimensions, each for `(lhs, rhs)`."""
+
+    contract: tuple[tuple[int, ...], tuple[int, ...]]
+    batch: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def dot(eqn: Equation) -> Dot | None:
+    """The dimension numbers of a `dot_general`, else nothing."""
+    if name(eqn) != "dot_general":
+        return None
+    (c1, c2), (b1, b2) = eqn.params["dimension_numbers"]
+    return Dot((tuple(c1), tuple(c2)), (tuple(b1), tuple(b2)))
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A `conv_general_dilated` without batch groups; specs are `(batch, feature, *space)` axes."""
+
+    lhs_spec: tuple[int, ...]
+    rhs_spec: tuple[int, ...]
+    out_spec: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+    groups: int
+
+
+def conv(eqn: Equation) -> Conv | None:
+    """The parameters of a convolution, else nothing."""
+    if name(eqn) != "conv_general_dilated" or eqn.params["batch_group_count"] != 1:
+        return None
+    p = eqn.params
+    dims = p["dimension_numbers"]
+    return Conv(
+        tuple(dims.lhs_spec),
+        tuple(dims.rhs_spec),
+        tuple(dims.out_spec),
+        tuple(p["window_strides"]),
+        tuple((int(a), int(b)) for a, b in p["padding"]),
+        tuple(p["lhs_dilation"]),
+        tuple(p["rhs_dilation"]),
+        p["feature_group_count"],
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A `gather` of whole rows along one axis of its operand."""
+
+    axis: int
+    offset_dims: tuple[int, ...]
+    clip: bool
+
+
+def rows(eqn: Equation) -> Rows | None:
+    """A lookup `table[ids]` along one axis, else nothing."""
+    if name(eqn) != "gather":
+        return None
+    p, dims = eqn.params, eqn.params["dimension_numbers"]
+    shape = eqn.invars[0].aval.shape
+    if len(dims.start_index_map) != 1 or dims.operand_batching_dims:
+        return None
+    (axis,) = dims.start_index_map
+    whole = tuple(1 if a == axis else d for a, d in enumerate(shape))
+    if tuple(dims.collapsed_slice_dims) != (axis,) or tuple(p["slice_sizes"]) != whole:
+        return None
+    clip = p["mode"] == jax.lax.GatherScatterMode.CLIP
+    return Rows(axis, tuple(dims.offset_dims), clip)
+
+
+def multiply_adds(jaxpr: Jaxpr) -> int:
+    """Multiply-adds of the matrix products and convolutions of a jaxpr, loops counted in full."""
+    total = 0
+    for eqn in jaxpr.equations:
+        loop, body = scan(eqn), called(eqn)
+        if loop is not None:
+            total += loop.length * multiply_adds(loop.body)
+        elif body is not None:
+            total += multiply_adds(body)
+        elif name(eqn) == "dot_general":
+            (contract, _), _ = eqn.params["dimension_numbers"]
+            lhs = eqn.invars[0].aval.shape
+            total += math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[a] for a in contract)
+        elif name(eqn) == "conv_general_dilated":
+            kernel, spec = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
+            total += math.prod(eqn.outvars[0].aval.shape) * (
+                math.prod(kernel) // max(1, kernel[spec[0]])
+            )
+        else:
+            total += max(
+                (multiply_adds(unwrap(b)) for b in subjaxprs(eqn)),
+                default=0,
+            )
+    return total
+
+
+def is_reverse_only(jaxpr: Jaxpr) -> bool:
+    """Whether a traced `jvp` has met a `custom_vjp`: it leaves an equation that cannot run."""
+    return any(
+        name(eqn) == "custom_lin" or any(is_reverse_only(unwrap(b)) for b in subjaxprs(eqn))
+        for eqn in jaxpr.equations
+    )
+
+
+def subjaxprs(eqn: Equation) -> list[Any]:
+    """Jaxprs among an equation's parameters: branches of a `cond`, bodies of custom rules."""
+    found = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(getattr(item, "jaxpr", item), "eqns"):
+                found.append(item)
+    return found

@@ -1,0 +1,38 @@
+"""Memory budgets: what a user says, and what a device has free."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import jax
+
+# The share of a device's free memory that intermediates may take unless the user says otherwise.
+SHARE = 0.25
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def budget(memory: int | str | None) -> int:
+    """A budget in bytes: from bytes, a string like "2GiB", or a share of what is free."""
+    if memory is None:
+        return int(SHARE * free())
+    if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
+        return memory
+    if isinstance(memory, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]i?|)b?\s*", memory.lower())
+        if match and match[1].count(".") < 2 and match[1] != "." and float(match[1]) > 0:
+            return int(float(match[1]) * _UNITS[match[2]])
+    msg = f'memory must be a positive number of bytes or a string like "2GiB", got {memory!r}.'
+    raise ValueError(msg)
+
+
+def free() -> int:
+    """Bytes that the default device has free; on a CPU what the system has."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, AttributeError):  # not a POSIX system
+        return 4 * 2**30
