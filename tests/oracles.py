@@ -33,7 +33,8 @@ def naive_ntk(
         jacobians2, _ = _jacobians(f, params, x2_or_x1, kwargs2_or_1, forward)
     kernels = []
     for of_output1, of_output2 in zip(jacobians1, jacobians2, strict=True):
-        full = sum(np.tensordot(j1, j2, (-1, -1)) for j1, j2 in zip(of_output1, of_output2))
+        of_leaves = zip(of_output1, of_output2, strict=False)  # an empty output has but one
+        full = sum(np.tensordot(j1, j2, (-1, -1)) for j1, j2 in of_leaves)
         kernels.append(apply_axes(_zip_axes(full), trace_axes, diagonal_axes))
     return jax.tree.unflatten(treedef, kernels)
 
@@ -71,11 +72,13 @@ def naive_taylor(f, params, new_params, degree, *args, **kwargs):
     def derivative(g):
         return lambda values: jax.jvp(g, (values,), (dp,))[1]
 
-    total, term = None, f_of_moving
-    for k in range(degree + 1):
-        value = jax.tree.map(lambda y: np.asarray(y) / math.factorial(k), term(start))
-        total = value if total is None else jax.tree.map(np.add, total, value)
-        term = derivative(term)
+    def add(total, term, k):
+        return jax.tree.map(lambda s, y: s + np.asarray(y) / math.factorial(k), total, term)
+
+    g, total = f_of_moving, jax.tree.map(np.asarray, f_of_moving(start))
+    for k in range(1, degree + 1):
+        g = derivative(g)
+        total = add(total, g(start), k)
     return total
 
 
@@ -101,6 +104,8 @@ def _jacobians(f, params, x, kwargs, forward):
         return jacobian(sized_outputs)(jnp.asarray(leaves[i]))
 
     shapes, outputs_treedef = jax.tree.flatten(jax.eval_shape(lambda: f(params, x, **kwargs)))
+    if all(y.size == 0 for y in shapes):
+        moving = []
     of_leaves = jax.jit(lambda: [of_leaf(i) for i in moving])()  # one compilation, for speed
     # No parameter at all is a Jacobian without columns, and adds nothing.
     jacobians = [[np.zeros((*y.shape, 0))] for y in shapes]
@@ -123,11 +128,11 @@ def apply_axes(kernel, trace_axes, diagonal_axes):
     rank = kernel.ndim // 2
     trace_axes = {_axis(axis, rank) for axis in np.atleast_1d(trace_axes).tolist()}
     diagonal_axes = {_axis(axis, rank) for axis in np.atleast_1d(diagonal_axes).tolist()}
-    assert not trace_axes & diagonal_axes, 'an axis is either traced or diagonal'
+    assert not trace_axes & diagonal_axes, "an axis is either traced or diagonal"
     for i in reversed(range(rank)):  # from the last, so that earlier twins keep their place
         if i in trace_axes | diagonal_axes:
             size = kernel.shape[2 * i]
-            assert size == kernel.shape[2 * i + 1], 'twin axes must be of one size'
+            assert size == kernel.shape[2 * i + 1], "twin axes must be of one size"
             kernel = np.diagonal(kernel, axis1=2 * i, axis2=2 * i + 1)  # put last
             if i in trace_axes:
                 kernel = kernel.sum(-1) / max(size, 1)
@@ -137,7 +142,7 @@ def apply_axes(kernel, trace_axes, diagonal_axes):
 
 
 def _axis(axis, rank):
-    assert -rank <= axis < rank, f'axis {axis} of an output of {rank} axes'
+    assert -rank <= axis < rank, f"axis {axis} of an output of {rank} axes"
     return int(axis) % rank
 
 
@@ -149,5 +154,5 @@ def _is_floating(leaf):
 
 def _float64(y):
     y = np.asarray(y)
-    assert y.dtype == np.float64, f'the oracle wants float64 and got {y.dtype}'
+    assert y.dtype == np.float64, f"the oracle wants float64 and got {y.dtype}"
     return y

@@ -123,6 +123,24 @@ def split_vmap_axes(vmap_axes: VmapAxes) -> tuple[Any, Any, dict[str, Any]]:
     raise ValueError(msg)
 
 
+def mismatch(axes: Any, tree: Any, where: str) -> str:
+    """The name of the first place where `axes` is no prefix of `tree`."""
+    wanted, given = children(tree), children(axes)
+    if axes is None or not given:
+        return ""
+    if wanted.keys() != given.keys() or type(axes) is not type(tree):
+        different = [k for k in (*wanted, *given) if (k in wanted) != (k in given)]
+        return where + (different[0] if different and wanted else "")
+    found = (mismatch(given[k], wanted[k], where + k) for k in wanted)
+    return next((place for place in found if place), "")
+
+
+def children(tree: Any) -> dict[str, Any]:
+    """The subtrees one level down, by key; none of a leaf."""
+    below, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda t: t is not tree)
+    return {jax.tree_util.keystr(path): child for path, child in below if path}
+
+
 @dataclass(frozen=True)
 class _Box:
     axis: Any
@@ -135,10 +153,10 @@ def batch_axes(name: str, axes: Any, tree: Any) -> list[int | None]:
         boxed = jax.tree.map(_Box, axes, is_leaf=lambda a: a is None)
         broadcast = jax.tree.broadcast(boxed, tree, is_leaf=lambda a: a is None)
         flat_axes = [box.axis for box in jax.tree.leaves(broadcast)]
-    except ValueError as error:
+    except ValueError:
         msg = (
-            f"vmap_axes={axes!r} does not fit {name}, a tree of structure "
-            f"{jax.tree.structure(tree)}: {error}"
+            f"vmap_axes={axes!r} does not fit {mismatch(axes, tree, name)}: axes must be a tree "
+            f"prefix of {name}, a tree of structure {jax.tree.structure(tree)}."
         )
         raise ValueError(msg) from None
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)

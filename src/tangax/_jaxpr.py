@@ -56,6 +56,21 @@ def trace(f: Callable[..., Any], *args: Any) -> Jaxpr:
     return unwrap(jax.make_jaxpr(f)(*args))
 
 
+def frozen(f: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """`f` as traced once at `args`: what it raises, it raises now, and it is not called again."""
+    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+    jaxpr, treedef = unwrap(closed), jax.tree.structure(shapes)
+
+    def replay(*args: Any) -> Any:
+        env = jaxpr.environment(jax.tree.leaves(args))
+        for eqn in jaxpr.equations:
+            values = [read(env, v) for v in eqn.invars]
+            env |= dict(zip(eqn.outvars, bind(eqn, values), strict=True))
+        return jax.tree.unflatten(treedef, [read(env, v) for v in jaxpr.outvars])
+
+    return replay
+
+
 def unwrap(closed: Any) -> Jaxpr:
     """A closed or an open jaxpr; JAX 0.12 has one class for both."""
     return Jaxpr(getattr(closed, "jaxpr", closed), tuple(getattr(closed, "consts", ())))

@@ -14,6 +14,8 @@ import jax
 
 from . import _jaxpr
 
+_REFUSALS = (TypeError, ValueError, NotImplementedError)
+
 
 def jacobian(f: Callable[..., Any], primal: Any) -> Any:
     """`df/dprimal` as a tree of arrays of shape `output.shape + leaf.shape`.
@@ -21,13 +23,13 @@ def jacobian(f: Callable[..., Any], primal: Any) -> Any:
     Reverse mode costs one backward pass per output entry. Where there is none, forward mode costs
     one pass per parameter.
     """
+    f = _jaxpr.frozen(f, primal)
     try:
         return jax.jacrev(f)(primal)
-    except (TypeError, ValueError, NotImplementedError) as no_reverse:
-        jax.eval_shape(f, primal)  # the fault is f's own: raises it again
+    except _REFUSALS as no_reverse:
         try:
             return jax.jacfwd(f)(primal)
-        except (TypeError, ValueError, NotImplementedError):
+        except _REFUSALS:
             raise no_reverse from None
 
 
@@ -37,6 +39,7 @@ def pushforward(f: Callable[..., Any], primal: Any, tangent: Any) -> tuple[Any, 
     Where `f` has no forward mode, the derivative is the transpose of the reverse one:
     `v -> J^T v` is linear in `v`, and its transpose is `t -> J t`.
     """
+    f = _jaxpr.frozen(f, primal)
     if has_forward_mode(f, primal):
         return jax.jvp(f, (primal,), (tangent,))
     output, pullback = jax.vjp(f, primal)
@@ -48,19 +51,19 @@ def has_forward_mode(f: Callable[..., Any], primal: Any) -> bool:
 
     A `custom_vjp` function is traced without complaint; what it leaves behind fails when it runs.
     """
-    jax.eval_shape(f, primal)  # an exception of f itself comes from here
+    f = _jaxpr.frozen(f, primal)
     try:
         traced = _jaxpr.trace(lambda p, t: jax.jvp(f, (p,), (t,)), primal, primal)
-    except (TypeError, ValueError, NotImplementedError):
+    except _REFUSALS:
         return False
     return not _jaxpr.is_reverse_only(traced)
 
 
 def has_reverse_mode(f: Callable[..., Any], primal: Any) -> bool:
     """Whether `jax.vjp` accepts `f`. Traces only."""
-    output = jax.eval_shape(f, primal)
+    f = _jaxpr.frozen(f, primal)
     try:
-        jax.eval_shape(lambda p, v: jax.vjp(f, p)[1](v), primal, output)
-    except (TypeError, ValueError, NotImplementedError):
+        jax.eval_shape(lambda p: jax.vjp(f, p)[1](f(p)), primal)
+    except _REFUSALS:
         return False
     return True

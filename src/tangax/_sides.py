@@ -311,5 +311,6 @@ def is_close(a: jax.Array, b: jax.Array) -> bool:
     scale = np.max(np.abs(a64), where=finite, initial=0.0)
     floating = jnp.issubdtype(a.dtype, jnp.floating)
     tolerance = float(jnp.finfo(a.dtype).eps) ** 0.5 * scale if floating else 0.0
-    differs = np.abs(a64 - b64) > tolerance
+    with np.errstate(invalid="ignore"):
+        differs = np.abs(a64 - b64) > tolerance
     return not np.any(differs & finite) and bool(np.all(np.isfinite(a64) == np.isfinite(b64)))

@@ -40,9 +40,8 @@ def split_params(params: Any) -> Params:
     for path, leaf in flat:
         name = leaf_name("params", path)
         if dtype_is(leaf, jnp.complexfloating):
-            raise TypeError(
-                f"{name} is complex ({leaf.dtype}); only real parameters are supported."
-            )
+            msg = f"{name} is complex ({describe(leaf)}); only real parameters are supported."
+            raise TypeError(msg)
         if dtype_is(leaf, jnp.floating):
             leaves.append(jnp.asarray(leaf))
             paths.append(name)

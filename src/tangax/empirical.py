@@ -139,7 +139,7 @@ class NtkFn:
         `contract(factors(x1), factors(x2))` equals the kernel: a caller with many blocks of
         examples computes each block's factors once. Factors are a pytree of arrays.
         """
-        return self._outside_jit("factors", x, None, params, kwargs)
+        return self._run("factors", x, None, params, kwargs)
 
     def contract(self, factors1: Factors, factors2: Factors | None = None) -> Any:
         """The kernel of two sets of factors; of `factors1` with itself where one is given."""
@@ -165,24 +165,23 @@ class NtkFn:
 
     def _kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """The kernels called `names`."""
-        return self._outside_jit(names, x1, x2, params, kwargs)
+        return self._run(names, x1, x2, params, kwargs)
 
-    def _outside_jit(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
-        """Check and compile where there are values; under a transformation just compute."""
+    def _run(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """Check what was not seen before, then compute: compiled, where the call can be a key."""
         static, arrays = split_arrays((x1, x2, params, kwargs))
-        if not is_concrete(arrays):
-            return self._compute(what, x1, x2, params, kwargs)
-        key = (what, static, tuple((a.shape, a.dtype) for a in arrays))
         hashable = is_hashable(static)
-        if not hashable or key not in self._seen:
+        key = (what, static, tuple((a.shape, a.dtype) for a in arrays)) if hashable else None
+        if key is None or key not in self._seen:
             pair = self._pair(what, x1, x2, params, kwargs)
             if what != "factors":
                 axes = pair.axes(self.trace_axes, self.diagonal_axes)
                 warn_once(self._seen, pair, axes, x1)
             self._check(pair)
-        if not hashable:
+        if key is None:
             return self._compute(what, x1, x2, params, kwargs)
-        self._seen.add(key)
+        if is_concrete(arrays):
+            self._seen.add(key)
         return self._compiled(what, static, arrays)
 
     def _joined(self, what: Any, static: Any, arrays: list[Any]) -> Any:

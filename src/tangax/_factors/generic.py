@@ -27,14 +27,27 @@ class Generic:
 
     def factor(self, record: list[Any], cotangents: list[jax.Array]) -> Materialised:
         """The pull-back of the cotangents through the equation."""
+        try:
+            return Materialised(self._pulled(record, cotangents, [self.operand]))
+        except AttributeError:  # JAX's rule for the fill of a `pad` needs its other operand too
+            floats = [a for a, v in enumerate(record) if jnp.issubdtype(v.dtype, jnp.inexact)]
+            return Materialised(self._pulled(record, cotangents, floats))
 
-        def equation(w: jax.Array) -> list[jax.Array]:
-            values = [w if a == self.operand else v for a, v in enumerate(record)]
+    def _pulled(
+        self, record: list[Any], cotangents: list[jax.Array], operands: list[int]
+    ) -> jax.Array:
+        """The pull-back onto the operand, differentiating all `operands`."""
+
+        def equation(*ws: jax.Array) -> list[jax.Array]:
+            values = list(record)
+            for a, w in zip(operands, ws, strict=True):
+                values[a] = w
             results = _jaxpr.bind(self.eqn, values)
             return [y for y in results if jnp.issubdtype(y.dtype, jnp.inexact)]
 
-        _, pullback = jax.vjp(equation, record[self.operand])
-        return Materialised(jax.vmap(lambda *G: pullback(list(G))[0])(*cotangents))
+        _, pullback = jax.vjp(equation, *(record[a] for a in operands))
+        position = operands.index(self.operand)
+        return jax.vmap(lambda *G: pullback(list(G))[position])(*cotangents)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,320 @@
+"""Taylor expansions equal nested forward mode, on every case and by both methods."""
+
+import functools
+import random
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from test_empirical import assert_equal, has_parameters, mlp, mlp_params, uniform
+
+import tangax as nt
+from tangax import taylor
+from tangax._trees import split_params
+
+DEGREES = range(5)
+WITH_PARAMETERS = [name for name in cases.NAMES if name != 'no_parameters']
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if 'degree_of_case' in metafunc.fixturenames:
+        full = metafunc.config.getoption('full')
+        rows = [
+            (name, degree)
+            for name in WITH_PARAMETERS
+            for degree in (DEGREES if full else drawn_degree(name))
+        ]
+        metafunc.parametrize('name, degree_of_case', rows)
+
+
+def drawn_degree(name):
+    """One degree for a case; the high ones, which take long to compile, more rarely."""
+    return random.Random(name).choices(DEGREES, weights=(2, 4, 4, 2, 1))
+
+
+def moved(params, seed=0):
+    """Other values for the floating-point leaves."""
+    rng = np.random.default_rng(seed)
+
+    def move(leaf):
+        if not isinstance(leaf, jax.Array | np.ndarray | float):
+            return leaf
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        step = rng.uniform(0.1, 0.3, np.shape(leaf)) * rng.choice([-1.0, 1.0], np.shape(leaf))
+        return jnp.asarray(leaf + step, jnp.result_type(leaf))
+
+    return jax.tree.map(move, params)
+
+
+def with_reverse_mode(f, params, new_params, degree):
+    """The Taylor expansion by gradients of gradients, for `f` without forward mode."""
+    dp = jax.tree.map(jnp.subtract, new_params, params)
+
+    def derivative(g):
+        def of_g(w):
+            products = jax.tree.map(
+                lambda j, d: jnp.tensordot(j, d, d.ndim), jax.jacrev(g)(w), dp
+            )
+            return sum(jax.tree.leaves(products))
+
+        return of_g
+
+    total, term, factorial = 0, f, 1
+    for k in range(degree + 1):
+        factorial *= max(k, 1)
+        total += np.asarray(jax.jit(term)(params)) / factorial
+        term = derivative(term)
+    return total
+
+
+def test_expansion_is_the_sum_of_derivatives(name, degree_of_case):
+    case, degree = cases.get(name), degree_of_case
+    new = moved(case.params)
+    f = functools.partial(case.f, x=case.x1, **case.kwargs)
+    if case.forward:
+        expected = oracles.naive_taylor(jax.jit(f), case.params, new, degree)
+    else:
+        degree = min(degree, 2)
+        expected = with_reverse_mode(f, case.params, new, degree)
+
+    @jax.jit
+    def expansion(params, new, x):
+        if degree == 1:
+            return nt.linearize(case.f, params)(new, x, **case.kwargs)
+        return nt.taylor_expand(case.f, params, degree)(new, x, **case.kwargs)
+
+    assert_equal(expansion(case.params, new, case.x1), expected)
+
+
+@pytest.mark.parametrize(
+    'name', [n for n in WITH_PARAMETERS if cases.get(n).polynomial is not None]
+)
+def test_expansion_of_a_polynomial_is_exact(name):
+    case = cases.get(name)
+    new = moved(case.params, seed=1)
+
+    @jax.jit
+    def both(params, new, x):
+        expansion = nt.taylor_expand(case.f, params, case.polynomial)
+        return expansion(new, x, **case.kwargs), case.f(new, x, **case.kwargs)
+
+    actual, expected = both(case.params, new, case.x1)
+    assert_equal(actual, jax.tree.map(np.asarray, expected))
+
+
+@pytest.mark.parametrize('name', WITH_PARAMETERS)
+def test_jet_is_right_wherever_it_is_allowed(name):
+    """A rule of `jet` that is silently wrong would differ from nested forward mode."""
+    case = cases.get(name)
+
+    def f_of(split, x):
+        return lambda leaves: jax.tree.leaves(case.f(split.merge(leaves), x, **case.kwargs))
+
+    @jax.jit
+    def both(params, new, x):
+        split = split_params(params)
+        f, leaves = f_of(split, x), split.leaves
+        direction = taylor.difference(split, params, new)
+        try:
+            by_jet = taylor.jet_derivatives(f, leaves, direction, 3)
+        except Exception:  # then the library takes the other way
+            return None, None
+        return by_jet, taylor.nested_derivatives(f, leaves, direction, 3)
+
+    by_jet, nested = both(case.params, moved(case.params), case.x1)
+    if by_jet is None:
+        return
+    for order, (terms1, terms2) in enumerate(zip(by_jet, nested, strict=True)):
+        for a, e in zip(terms1, terms2, strict=True):
+            scale = max([np.abs(np.asarray(t)).max(initial=0) for t in jax.tree.leaves(nested)])
+            assert a.shape == e.shape
+            np.testing.assert_allclose(a, e, rtol=0, atol=1e-10 * scale, err_msg=f'{order=}')
+
+
+# --- which way is taken ---------------------------------------------------------------------------
+
+
+def relu_mlp(params, x):
+    return jax.nn.relu(x @ params['w'] + params['b']) @ params['v']
+
+
+def checkpoint_mlp(params, x):
+    return jax.checkpoint(mlp)(params, x)
+
+
+def scanned(params, x):
+    return jax.lax.scan(lambda h, _: (jnp.tanh(h @ params['w'][:, :4]), None), x, None, 2)[0]
+
+
+@pytest.mark.parametrize(
+    'f, jet_allows',
+    [(mlp, True), (relu_mlp, False), (checkpoint_mlp, False), (scanned, False)],
+)
+def test_jet_where_the_function_allows_it(monkeypatch, f, jet_allows):
+    nested = []
+    original = taylor.nested_derivatives
+
+    def spy(*args):
+        nested.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(taylor, 'nested_derivatives', spy)
+    params, x = mlp_params(), uniform(4, 3, 4)
+    actual = nt.taylor_expand(f, params, 3)(moved(params), x)
+    assert bool(nested) != jet_allows
+    assert_equal(actual, oracles.naive_taylor(f, params, moved(params), 3, x))
+
+
+# --- arguments and results ------------------------------------------------------------------------
+
+
+PARAMS, X = mlp_params(), uniform(4, 3, 4)
+
+
+@pytest.mark.parametrize('degree', DEGREES)
+def test_at_the_centre_it_is_the_function(degree):
+    assert_equal(nt.taylor_expand(mlp, PARAMS, degree)(PARAMS, X), np.asarray(mlp(PARAMS, X)))
+
+
+def test_degree_zero_is_constant():
+    actual = nt.taylor_expand(mlp, PARAMS, 0)(moved(PARAMS), X)
+    np.testing.assert_array_equal(actual, mlp(PARAMS, X))
+
+
+def test_linearize_is_degree_one_and_linear():
+    new = moved(PARAMS)
+    f_lin = jax.jit(nt.linearize(mlp, PARAMS))
+    assert_equal(f_lin(new, X), oracles.naive_taylor(mlp, PARAMS, new, 1, X))
+    np.testing.assert_array_equal(
+        nt.linearize(mlp, PARAMS)(new, X), nt.taylor_expand(mlp, PARAMS, np.int64(1))(new, X)
+    )
+    middle = jax.tree.map(lambda a, b: (a + b) / 2, PARAMS, new)
+    assert_equal(f_lin(middle, X), np.asarray(f_lin(PARAMS, X) + f_lin(new, X)) / 2, 1e-14)
+
+
+@pytest.mark.parametrize('degree', [0, 1, 3])
+def test_positional_and_keyword_arguments(degree):
+    def f(params, x, scale, *, shift):
+        return mlp(params, x) * scale + shift
+
+    new = moved(PARAMS)
+    actual = nt.taylor_expand(f, PARAMS, degree)(new, X, 0.3, shift=0.6)
+    assert_equal(actual, oracles.naive_taylor(f, PARAMS, new, degree, X, 0.3, shift=0.6))
+
+
+@pytest.mark.parametrize('degree', DEGREES)
+def test_integer_outputs_stay(degree):
+    def f(params, x):
+        y = mlp(params, x)
+        return {'logits': y, 'label': jnp.argmax(y, -1), 'sure': y > 0.3, 'number': 3}
+
+    new = moved(PARAMS)
+    actual = nt.taylor_expand(f, PARAMS, degree)(new, X)
+    expected = f(PARAMS, X)
+    for key in ('label', 'sure', 'number'):
+        np.testing.assert_array_equal(actual[key], expected[key])
+        assert actual[key].dtype == jnp.asarray(expected[key]).dtype
+    assert_equal(actual['logits'], oracles.naive_taylor(mlp, PARAMS, new, degree, X))
+
+
+@pytest.mark.parametrize('degree', [1, 3])
+def test_constants_among_the_parameters(degree):
+    def f(params, x):
+        return params['act'](x @ params['w']) * params['count']
+
+    params = {'w': PARAMS['w'], 'act': jnp.tanh, 'count': 3}
+    new = moved(params)
+    # Only floating-point leaves move.
+    actual = nt.taylor_expand(f, params, degree)(new | {'count': 7}, X)
+    expected = oracles.naive_taylor(
+        lambda w, x: f(params | {'w': w}, x), params['w'], new['w'], degree, X
+    )
+    assert_equal(actual, expected)
+
+
+@pytest.mark.parametrize('degree', DEGREES)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_dtype_is_kept(degree, dtype):
+    params, x = mlp_params(dtype), X.astype(dtype)
+    f_taylor = nt.taylor_expand(mlp, params, degree)
+    assert jax.eval_shape(f_taylor, params, x).dtype == dtype
+    assert jax.eval_shape(f_taylor, mlp_params('float64'), x).dtype == dtype
+
+
+@pytest.mark.parametrize('degree', [1, 2, 3])
+def test_gradient_and_vmap_of_an_expansion(degree):
+    new = moved(PARAMS)
+    f_taylor = nt.taylor_expand(mlp, PARAMS, degree)
+    stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), PARAMS, new)
+    together = jax.jit(jax.vmap(f_taylor, (0, None)))(stacked, X)
+    assert_equal(together[1], oracles.naive_taylor(mlp, PARAMS, new, degree, X))
+    gradient = jax.jit(jax.grad(lambda p: f_taylor(p, X).sum()))(new)
+    h, d = 1e-4, moved(jax.tree.map(jnp.zeros_like, PARAMS), seed=2)
+
+    def at(t):
+        return f_taylor(jax.tree.map(lambda p, q: p + t * q, new, d), X).sum()
+
+    slope = sum(jnp.vdot(gradient[k], d[k]) for k in d)
+    np.testing.assert_allclose(slope, (at(h) - at(-h)) / (2 * h), rtol=1e-5)
+
+
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@pytest.mark.parametrize('name', [n for n in cases.NAMES if n.startswith('custom_vjp')])
+def test_linearize_of_custom_vjp(name, jit):
+    """No forward mode: the reverse one, transposed."""
+    case = cases.get(name)
+    new = moved(case.params)
+
+    def linear(new, x):
+        return nt.linearize(case.f, case.params)(new, x)
+
+    actual = (jax.jit(linear) if jit else linear)(new, case.x1)
+    f = functools.partial(case.f, x=case.x1)
+    assert_equal(actual, with_reverse_mode(f, case.params, new, 1))
+
+
+@pytest.mark.parametrize('degree', [-1, 1.5, 1.0, True, '2', None, (1,)])
+def test_bad_degree(degree):
+    with pytest.raises(ValueError, match='degree must be an int of at least 0'):
+        nt.taylor_expand(mlp, PARAMS, degree)
+
+
+EXPANSIONS = pytest.mark.parametrize(
+    'expand', [nt.linearize, lambda f, params: nt.taylor_expand(f, params, 3)]
+)
+
+
+@EXPANSIONS
+def test_bad_parameters(expand):
+    with pytest.raises(TypeError, match=r"params\['w'\] is complex"):
+        expand(mlp, PARAMS | {'w': PARAMS['w'] * 1j})(PARAMS, X)
+    with pytest.raises(TypeError, match=r"params\['w'\] is complex"):
+        expand(mlp, PARAMS | {'w': 1j})(PARAMS, X)
+    with pytest.raises(TypeError, match='no floating-point leaf'):
+        expand(lambda params, x: x, {'n': 3})({'n': 3}, X)
+    with pytest.raises(ValueError, match=r"params\['v'\].*\(5, 2\).*\[5, 3\]"):
+        expand(mlp, PARAMS)(PARAMS | {'v': uniform(1, 5, 3)}, X)
+    with pytest.raises(ValueError, match=r"new_params\['u'\]"):
+        expand(mlp, PARAMS)(PARAMS | {'u': uniform(1, 5, 3)}, X)
+    with pytest.raises(TypeError, match=r"params\['w'\] is complex"):
+        expand(mlp, PARAMS)(PARAMS | {'w': PARAMS['w'] * 1j}, X)
+
+
+@EXPANSIONS
+def test_complex_outputs_are_refused(expand):
+    """Not left silently at their value at `params`."""
+
+    def f(params, x):
+        return {'y': jnp.exp(1j * mlp(params, x))}
+
+    with pytest.raises(TypeError, match=r"\['y'\] is complex"):
+        expand(f, PARAMS)(moved(PARAMS), X)
+
+
+@pytest.mark.parametrize('name', ['no_parameters'])
+def test_no_parameters(name):
+    assert not has_parameters(cases.get(name))
