@@ -22,21 +22,21 @@ CHANNELS, WIDTH, OUTPUTS = 2, 64, 10
 
 def conv(params, x):
     y = jax.lax.conv_general_dilated(
-        x, params['w'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        x, params["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return y + params['b']
+    return y + params["b"]
 
 
 def dense(params, x):
-    return x @ params['w'] + params['b']
+    return x @ params["w"] + params["b"]
 
 
 def layer(key, *shape):
     fan_in = np.prod(shape[:-1])
     w_key, b_key = jax.random.split(key)
     return {
-        'w': jax.random.normal(w_key, shape, jnp.float32) / float(np.sqrt(fan_in)),
-        'b': 0.05 * jax.random.normal(b_key, shape[-1:], jnp.float32),
+        "w": jax.random.normal(w_key, shape, jnp.float32) / float(np.sqrt(fan_in)),
+        "b": 0.05 * jax.random.normal(b_key, shape[-1:], jnp.float32),
     }
 
 
@@ -78,7 +78,7 @@ def test_traced_kernels_of_a_cnn():
     params = cnn_params()
     kernel = functools.partial(jax.jit(kernel_fn, static_argnums=2), X_TEST, X_TRAIN)
     # (5, 20) np.ndarray test-train kernels
-    nngp, ntk = kernel('nngp', params), kernel('ntk', params)
+    nngp, ntk = kernel("nngp", params), kernel("ntk", params)
     assert nngp.shape == ntk.shape == (5, 20)
     assert nngp.dtype == ntk.dtype == np.float32
     exact = oracles.naive_ntk(
@@ -97,7 +97,7 @@ def test_full_kernels_of_a_cnn():
     for call in (
         lambda params: kernel_fn(X_TEST, X_TRAIN, None, params),
         lambda params: kernel_fn(X_TEST, X_TRAIN, params),
-        lambda params: kernel_fn(X_TEST, X_TRAIN, ('nngp', 'ntk'), params),
+        lambda params: kernel_fn(X_TEST, X_TRAIN, ("nngp", "ntk"), params),
     ):
         kernel = jax.eval_shape(call, params)
         assert isinstance(kernel, nt.EmpiricalKernel)

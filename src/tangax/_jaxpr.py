@@ -319,6 +319,17 @@ def is_reverse_only(jaxpr: Jaxpr) -> bool:
     )
 
 
+def misleads_jet(jaxpr: Jaxpr) -> bool:
+    """Whether `jet` would be silently wrong: it fills derivatives out of bounds with the value."""
+    for eqn in jaxpr.equations:
+        fill = eqn.params.get("fill_value") if name(eqn) == "gather" else None
+        if fill is not None and not math.isnan(fill):
+            return True
+        if any(misleads_jet(unwrap(b)) for b in subjaxprs(eqn)):
+            return True
+    return False
+
+
 def subjaxprs(eqn: Equation) -> list[Any]:
     """Jaxprs among an equation's parameters: branches of a `cond`, bodies of custom rules."""
     found = []

@@ -263,8 +263,9 @@ def warn_if_batch_is_traced(pair: Pair, axes: list[KernelAxes], x1: Any) -> bool
 
 def user_stacklevel() -> int:
     """The `stacklevel` at which the caller's `warnings.warn` points at the user's line."""
-    package, frame, level = os.path.dirname(__file__), sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+    ours = (os.path.dirname(__file__) + os.sep, os.path.dirname(jax.__file__) + os.sep)
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         frame, level = frame.f_back, level + 1
     return level
 

@@ -343,7 +343,7 @@ def factors(
 
     def tapped(taps: list[Any]) -> tuple[list[jax.Array], list[Any]]:
         results, _, records = run(program, [*leaves, *data], {}, taps)
-        return results, records
+        return [jnp.asarray(y) for y in results], records
 
     outputs, pullback, records = jax.vjp(tapped, zeros(program), has_aux=True)
     (cotangents,) = jax.vmap(pullback)(basis(outputs))
@@ -402,7 +402,8 @@ def _loop_factors(loop: Loop, G: list[Any], record: list[Any]) -> Iterator[Any]:
         order[:] = [leaf for leaf, _ in found]
         return [factor for _, factor in found]
 
-    stacks = jax.vmap(step, in_axes=(1, 0))(G[0], inner) if loop.scan.length else []
+    takes = loop.scan.length and loop.views
+    stacks = jax.vmap(step, in_axes=(1, 0))(G[0], inner) if takes else []
     first_x = loop.scan.consts + loop.scan.carry
     for i, stack in zip(order, stacks, strict=True):
         operand, view = loop.views[i]

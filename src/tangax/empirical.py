@@ -172,16 +172,12 @@ class NtkFn:
         static, arrays = split_arrays((x1, x2, params, kwargs))
         hashable = is_hashable(static)
         key = (what, static, tuple((a.shape, a.dtype) for a in arrays)) if hashable else None
-        if key is None or key not in self._seen:
-            pair = self._pair(what, x1, x2, params, kwargs)
-            if what != "factors":
-                axes = pair.axes(self.trace_axes, self.diagonal_axes)
-                warn_once(self._seen, pair, axes, x1)
-            self._check(pair)
+        if key not in self._seen and self._checks and is_concrete(arrays):
+            self._check(self._pair(what, x1, x2, params, kwargs))
+            if key is not None:
+                self._seen.add(key)
         if key is None:
             return self._compute(what, x1, x2, params, kwargs)
-        if is_concrete(arrays):
-            self._seen.add(key)
         return self._compiled(what, static, arrays)
 
     def _joined(self, what: Any, static: Any, arrays: list[Any]) -> Any:
@@ -194,8 +190,9 @@ class NtkFn:
             pair = self._pair(what, x1, x2, params, kwargs)
             if what == "factors":
                 return self._side_factors(pair, pair.first)
+            axes = pair.axes(self.trace_axes, self.diagonal_axes)
+            warn_once(self._seen, pair, axes, x1)
             if self.implementation in _PLAIN:
-                axes = pair.axes(self.trace_axes, self.diagonal_axes)
                 return (finish(pair.same, pair.treedef, axes, self._plain(pair, axes)),)
             factors1 = self._side_factors(pair, pair.first)
             factors2 = factors1 if pair.same else self._side_factors(pair, pair.second)
@@ -249,10 +246,13 @@ class NtkFn:
 
     # Checks
 
+    @property
+    def _checks(self) -> bool:
+        return self.check_vmap and self.vmap_axes is not None
+
     def _check(self, pair: Pair) -> None:
         """Refuse, once for each shape, an `f` that mixes examples."""
-        if not self.check_vmap or self.vmap_axes is None or pair.params is None:
-            return
+        assert pair.params is not None
         for side in (pair.first, pair.second):
             shapes = tuple((d.shape, d.dtype) for d in side.data)
             if shapes not in self._seen and check_examples_are_independent(
@@ -520,9 +520,10 @@ def warn_once(seen: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> No
 def finish(same: bool, treedef: Any, axes: list[KernelAxes], kernels: list[jax.Array]) -> Any:
     """The kernels in the tree of the outputs; of one set of examples, exactly symmetric."""
     if same:
+        # The barrier keeps the compiler from rounding the two halves of the sum differently.
         kernels = [
             (k + jnp.transpose(k, ax.transposition())) / 2
-            for k, ax in zip(kernels, axes, strict=True)
+            for k, ax in zip(jax.lax.optimization_barrier(kernels), axes, strict=True)
         ]
     return treedef.unflatten(kernels)
 

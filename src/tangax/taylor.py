@@ -14,9 +14,18 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import jet
 
+from . import _jaxpr
 from ._axes import is_int
 from ._modes import pushforward
-from ._trees import Params, check_same_structure, describe, leaf_name, split_params
+from ._trees import (
+    Params,
+    check_same_structure,
+    describe,
+    dtype_is,
+    leaf_name,
+    named_leaves,
+    split_params,
+)
 
 
 def linearize(f: Callable[..., Any], params: Any) -> Callable[..., Any]:
@@ -33,7 +42,7 @@ def linearize(f: Callable[..., Any], params: Any) -> Callable[..., Any]:
 
     Raises:
         ValueError: `new_params` of another tree or shapes than `params`, naming the leaf.
-        TypeError: complex parameters; no floating-point parameter.
+        TypeError: complex parameters or outputs; no floating-point parameter.
 
     Cost: one forward-mode pass, twice to three times the time of `f`.
 
@@ -69,7 +78,7 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
     Raises:
         ValueError: a degree that is negative or not an int; `new_params` of another tree or shapes
             than `params`, naming the leaf.
-        TypeError: complex parameters; no floating-point parameter.
+        TypeError: complex parameters or outputs; no floating-point parameter.
 
     Cost: with `jax.experimental.jet` about `degree^2 / 2` times the time of `f`; where the function
     does not allow it (relu, scan, checkpoint), nested forward mode, `2^degree` times.
@@ -95,7 +104,11 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
 
         def outputs(leaves: list[jax.Array]) -> list[jax.Array]:
             nonlocal treedef
-            flat, treedef = jax.tree.flatten(f(split.merge(leaves), *args, **kwargs))
+            tree = f(split.merge(leaves), *args, **kwargs)
+            flat, treedef = jax.tree.flatten(tree)
+            for name, y in named_leaves("f(params, ...)", tree):
+                if dtype_is(y, jnp.complexfloating):
+                    raise TypeError(f"{name} is complex ({describe(y)}), not a real output.")
             return [jnp.asarray(y) for y in flat]
 
         terms = derivatives(outputs, split.leaves, direction, int(degree))
@@ -119,6 +132,8 @@ def difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
     new = {leaf_name("params", path): leaf for path, leaf in flat}
     direction = []
     for name, old in zip(split.paths, split.leaves, strict=True):
+        if dtype_is(new[name], jnp.complexfloating):
+            raise TypeError(f"{name} is complex in new_params ({describe(new[name])}).")
         if jnp.shape(new[name]) != old.shape:
             msg = f"{name} has shape {old.shape}, but new_params has {describe(new[name])} there."
             raise ValueError(msg)
@@ -132,8 +147,9 @@ def derivatives(
     """The derivatives of orders `0 ... degree` of `f` at `leaves` along `direction`."""
     if degree < 2:
         return nested_derivatives(f, leaves, direction, degree)
-    shapes = jax.eval_shape(f, leaves)  # an exception of f itself comes from here
-    if not all(jnp.issubdtype(y.dtype, jnp.floating) for y in shapes):
+    jaxpr = _jaxpr.trace(f, leaves)  # an exception of f itself comes from here
+    floating = all(jnp.issubdtype(_jaxpr.shape_dtype(y).dtype, jnp.floating) for y in jaxpr.outvars)
+    if not floating or _jaxpr.misleads_jet(jaxpr):
         return nested_derivatives(f, leaves, direction, degree)
     try:
         return jet_derivatives(f, leaves, direction, degree)

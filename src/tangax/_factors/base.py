@@ -172,8 +172,9 @@ def over_time(stack: Factor) -> Factor:
     if isinstance(stack, Materialised):
         return Materialised(stack.J.sum(0))
     G = jnp.moveaxis(stack.G, 0, 1)
-    G = G.reshape(G.shape[0], -1, *G.shape[3:])
-    return replace(stack, A=jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stack.A), G=G)
+    G = G.reshape(G.shape[0], G.shape[1] * G.shape[2], *G.shape[3:])
+    A = jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), stack.A)
+    return replace(stack, A=A, G=G)
 
 
 def over_layers(stack: Factor) -> Factor:
@@ -182,16 +183,16 @@ def over_layers(stack: Factor) -> Factor:
         return Materialised(jnp.moveaxis(stack.J, 0, 1))
     length = stack.G.shape[0]
     G = jnp.moveaxis(stack.G, 0, 2)
-    G = G.reshape(*G.shape[:2], -1, G.shape[4])
+    G = G.reshape(*G.shape[:2], G.shape[2] * G.shape[3], G.shape[4])
 
     def into_k(a: jax.Array) -> jax.Array:
         a = jnp.moveaxis(a, 0, 1)
-        return a.reshape(a.shape[0], -1, *a.shape[3:])
+        return a.reshape(a.shape[0], a.shape[1] * a.shape[2], *a.shape[3:])
 
     inner = stack.layout
 
     def to_leaf(M: jax.Array) -> jax.Array:
-        M = M.reshape(M.shape[0], length, -1, *M.shape[2:])
+        M = M.reshape(M.shape[0], length, M.shape[1] // length, *M.shape[2:])
         return jax.vmap(inner.to_leaf, in_axes=1, out_axes=1)(M)
 
     layout = Layout(("layers", length, inner.key), to_leaf)

@@ -53,9 +53,9 @@ class Convolution:
         batch, feature, *space = c.out_spec
         i = self.shape[c.rhs_spec[1]] * math.prod(self.window)
         patches = jnp.transpose(patches, (batch, *space, feature))
-        A = patches.reshape(-1, c.groups, i)
+        A = patches.reshape(math.prod(patches.shape[:-1]), c.groups, i)
         G = jnp.transpose(G, (0, 1 + batch, *(1 + a for a in space), 1 + feature))
-        G = G.reshape(G.shape[0], A.shape[0], c.groups, -1)
+        G = G.reshape(G.shape[0], A.shape[0], c.groups, G.shape[-1] // c.groups)
         return Factored(A, G, self.layout())
 
     def layout(self) -> Layout:
@@ -65,8 +65,8 @@ class Convolution:
         inverse = [c.rhs_spec.index(a) for a in range(len(self.shape))]
 
         def to_leaf(M: jax.Array) -> jax.Array:
-            M = M.reshape(-1, c.groups, cin, *window, cout // c.groups)
-            M = jnp.moveaxis(M, -1, 2).reshape(-1, cout, cin, *window)
+            M = M.reshape(M.shape[0], c.groups, cin, *window, cout // c.groups)
+            M = jnp.moveaxis(M, -1, 2).reshape(M.shape[0], cout, cin, *window)
             return jnp.transpose(M, (0, *(1 + a for a in inverse)))
 
         return Layout(("conv", c.rhs_spec, c.groups, self.shape), to_leaf)

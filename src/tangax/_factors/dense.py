@@ -50,7 +50,8 @@ class Dense:
         first = range(1 + nb, 1 + nb + (nf if self.side == 1 else nw))
         second = range(first.stop, 1 + nb + nf + nw)
         frees, w_frees = (first, second) if self.side == 1 else (second, first)
-        G = jnp.transpose(G, (0, *frees, *range(1, 1 + nb), *w_frees)).reshape(-1, s, k, j)
+        G = jnp.transpose(G, (0, *frees, *range(1, 1 + nb), *w_frees))
+        G = G.reshape(G.shape[0], s, k, j)
         return Factored(A, G, self.layout())
 
     def layout(self) -> Layout:
@@ -61,7 +62,7 @@ class Dense:
         inverse = [order.index(a) for a in range(len(order))]
 
         def to_leaf(M: jax.Array) -> jax.Array:
-            return jnp.transpose(M.reshape(-1, *shape), (0, *(1 + a for a in inverse)))
+            return jnp.transpose(M.reshape(M.shape[0], *shape), (0, *(1 + a for a in inverse)))
 
         return Layout(("dense", order, len(batch), len(contract), shape), to_leaf)
 

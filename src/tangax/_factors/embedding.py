@@ -33,14 +33,14 @@ class Embedding:
         """Ids out of range are clipped, or have no row: their cotangent reaches no parameter."""
         (G,) = cotangents
         size = self.shape[self.rows.axis]
-        ids = record.reshape(-1, 1)
+        ids = record.reshape(record.size, 1)
         if self.rows.clip:
             ids = jnp.clip(ids, 0, size - 1)
         ids = jnp.where((ids >= 0) & (ids < size), ids, size)
         offset = [1 + a for a in self.rows.offset_dims]
         tokens = [a for a in range(1, G.ndim) if a not in offset]
         j = math.prod(self.shape) // size
-        G = jnp.transpose(G, (0, *tokens, *offset)).reshape(-1, ids.shape[0], 1, j)
+        G = jnp.transpose(G, (0, *tokens, *offset)).reshape(G.shape[0], ids.shape[0], 1, j)
         return Factored(OneHot(ids.astype(jnp.int32), size), G, self.layout())
 
     def layout(self) -> Layout:
@@ -49,7 +49,7 @@ class Embedding:
         rest = tuple(d for a, d in enumerate(shape) if a != axis)
 
         def to_leaf(M: jax.Array) -> jax.Array:
-            return jnp.moveaxis(M.reshape(-1, shape[axis], *rest), 1, 1 + axis)
+            return jnp.moveaxis(M.reshape(M.shape[0], shape[axis], *rest), 1, 1 + axis)
 
         return Layout(("embedding", axis, shape), to_leaf)
 
