@@ -263,45 +263,56 @@ def fitted(f1: Factor, f2: Factor, frame: Frame, order: str, entries: int) -> Te
 
 def cost(f1: Factor, f2: Factor, frame: Frame, order: str, blocks: tuple[int, int]) -> Term:
     """What an order costs in all, and the largest intermediate of one block."""
-    operands = list(labelled(f1, frame, 0, order)) + list(labelled(f2, frame, 1, order))
-    path: Sequence[tuple[int, int]] = ORDERS[order]
+    n, m = examples(f1), examples(f2)
+    sizes = axis_sizes(f1, frame, 0) | axis_sizes(f2, frame, 1)
+    sizes |= {frame.n: min(blocks[0], n), frame.m: min(blocks[1], m)}
     multiply_adds, moved, largest = 0, 0, 0
-    if len(operands) == 2:  # Jacobians that are there, or scattered from one-hot rows
-        path = [(0, 1)]
-        moved = 2 * sum(math.prod(sizes.values()) for sizes in operands)
-        largest = max(math.prod(sizes.values()) for sizes in operands)
-    sizes = {k: v for operand in operands for k, v in operand.items()}
-    sizes |= {frame.n: min(blocks[0], examples(f1)), frame.m: min(blocks[1], examples(f2))}
-    terms = [frozenset(operand) for operand in operands]
-    if order == "gram" and isinstance(f1, Factored) and isinstance(f1.A, OneHot):
-        match = frozenset([frame.n, frame.m, S, T, K])
-        terms = [match, *(t for t in terms if J in t)]
-        moved = largest = volume(match, sizes)
-        path = [(1, 2), (0, 1)]
-    for einsum in steps(terms, frozenset(frame.ax.result), sizes, path):
-        inputs, result = einsum
+    for inputs, result in contractions(f1, f2, frame, order, sizes):
         multiply_adds += volume(frozenset().union(*inputs), sizes)
         moved += sum(volume(term, sizes) for term in (*inputs, result))
         if result != frozenset(frame.ax.result):
             largest = max(largest, volume(result, sizes))
-    runs = -(-examples(f1) // max(1, blocks[0]))
-    runs *= 1 if frame.joint else -(-examples(f2) // max(1, blocks[1]))
+    runs = -(-n // max(1, blocks[0]))
+    runs *= 1 if frame.joint else -(-m // max(1, blocks[1]))
     return Term(order, multiply_adds * runs, moved * runs, largest, blocks)
 
 
-def labelled(factor: Factor, frame: Frame, side: int, order: str) -> list[dict[int, int]]:
-    """The sizes of the axes of each operand of the einsum, by label."""
+def axis_sizes(factor: Factor, frame: Frame, side: int) -> dict[int, int]:
+    """The sizes of the factor's axes by label; `P` counts the parameters."""
     n, position = ((frame.n, S), (frame.m, T))[side]
     lead = (n, *frame.outputs[side])
     if isinstance(factor, Materialised):
-        return [dict(zip((*lead, P), factor.J.shape, strict=True))]
-    G = dict(zip((*lead, position, K, J), factor.G.shape, strict=True))
-    if isinstance(factor.A, OneHot):
-        if order == "materialise":
-            rest = {label: d for label, d in G.items() if label != position}
-            return [rest | {I: factor.A.size}]
-        return [dict(zip((n, position, K), factor.A.ids.shape, strict=True)), G]
-    return [dict(zip((n, position, K, I), factor.A.shape, strict=True)), G]
+        return dict(zip((*lead, P), factor.J.shape, strict=True))
+    sizes = dict(zip((*lead, position, K, J), factor.G.shape, strict=True))
+    i = factor.A.size if isinstance(factor.A, OneHot) else factor.A.shape[-1]
+    return sizes | {I: i, P: sizes[K] * i * sizes[J]}
+
+
+def contractions(
+    f1: Factor, f2: Factor, frame: Frame, order: str, sizes: dict[int, int]
+) -> list[tuple[list[frozenset[int]], frozenset[int]]]:
+    """Every pairwise contraction of an order: operands and result as sets of labels."""
+    out1, out2 = frame.outputs
+    result = frozenset(frame.ax.result)
+    A1, A2 = frozenset([frame.n, S, K, I]), frozenset([frame.m, T, K, I])
+    G1, G2 = frozenset([frame.n, *out1, S, K, J]), frozenset([frame.m, *out2, T, K, J])
+    hot = [isinstance(f, Factored) and isinstance(f.A, OneHot) for f in (f1, f2)]
+    ids1, ids2 = A1 - {I}, A2 - {I}
+    if order == "materialise":
+        J1, J2 = frozenset([frame.n, *out1, P]), frozenset([frame.m, *out2, P])
+        built = [
+            ([ids if is_hot else A, G], jac)
+            for f, A, ids, is_hot, G, jac in (
+                (f1, A1, ids1, hot[0], G1, J1),
+                (f2, A2, ids2, hot[1], G2, J2),
+            )
+            if isinstance(f, Factored)
+        ]
+        return [*built, ([J1, J2], result)]
+    if all(hot):
+        match = ids1 | ids2
+        return [([ids1, ids2], match), *steps([match, G1, G2], result, sizes, [(1, 2), (0, 1)])]
+    return steps([A1, G1, A2, G2], result, sizes, ORDERS[order])
 
 
 def steps(
@@ -311,7 +322,7 @@ def steps(
     path: Sequence[tuple[int, int]],
 ) -> list[tuple[list[frozenset[int]], frozenset[int]]]:
     """The pairwise contractions of a path: operands and result of each, as sets of labels."""
-    symbol = {label: opt_einsum.get_symbol(i) for i, label in enumerate(sizes)}
+    symbol = {label: opt_einsum.get_symbol(a) for a, label in enumerate(sizes)}
     label = {s: k for k, s in symbol.items()}
     inputs = ["".join(symbol[k] for k in term) for term in terms]
     output = "".join(symbol[k] for k in result)

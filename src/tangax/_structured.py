@@ -167,9 +167,9 @@ def make_plan(pair: Pair, params: Params, *, frames_of: Any, memory: int, factor
                 shape = tuple(params.leaves[leaf].shape)
                 rows.append(make_row(params.paths[leaf], shape, label, found, a, term))
     passes, backward = 0, 0
-    for side, program in zip((pair.first, pair.second), programs, strict=True):
-        if side is pair.second and pair.same:
-            continue
+    for side, program in list(zip((pair.first, pair.second), programs, strict=True))[
+        : 1 if pair.same else 2
+    ]:
         one = _jaxpr.multiply_adds(program.jaxpr) * (1 if side.n is None else side.n)
         outputs = sum(
             math.prod(d for a, d in enumerate(y.shape) if a != axis)

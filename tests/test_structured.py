@@ -1,0 +1,325 @@
+"""The factor engine: which kinds of sites are found, and that every way to contract agrees."""
+
+import re
+import warnings
+
+import cases
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import opt_einsum
+import oracles
+import pytest
+from test_empirical import assert_equal
+
+import tangax as nt
+from tangax import _contract
+from tangax._axes import KernelAxes
+from tangax._factors import Factored, Layout, Materialised, OneHot, product
+from tangax._memory import budget
+
+# --- kinds ----------------------------------------------------------------------------------------
+
+KINDS = {
+    "dense": """dense dot_weight_left dot_weight_right_last dot_two_batch_swapped dot_everything
+        dot_two_contracted_swapped dot_batch_between dot_free_around_contracted einsum_letters
+        einsum_weight_left ntk_parameterisation low_rank reshape_transpose_reshape slice
+        embedding_one_hot attention_heads attention_causal attention_linear dot_product_attention
+        tied_alike tied_two_lengths scan_layers scan_layers_checkpoint scan_layers_unroll
+        scan_layers_reverse scan_layers_reshaped scan_layers_scaled scan_length_one rnn_reverse
+        rnn_unroll rnn_tied_to_head""",
+    "bias+dense": "dense_bias dense_on_tokens rnn_unrolled scan_layers_bias rnn",
+    "conv": """conv_same conv_strides conv_padding conv_rhs_dilation conv_lhs_dilation
+        conv_everything conv_groups conv_depthwise conv_nhwc_groups conv_odd_layout conv_1d_causal
+        conv_3d conv_flipped conv_transpose conv_kernel_reshaped conv_vmapped scan_conv_layers""",
+    "embedding": """embedding embedding_take embedding_repeated_ids embedding_columns embedding_clip
+        embedding_fill embedding_negative_ids embedding_scaled embedding_two_dimensional_ids""",
+    "bias+scale": "layer_norm",
+    "bias+dense+scale": "batch_norm_fixed group_norm layer_norm_after_dense",
+    "dense+scale": "rms_norm scan_layers_gain",
+    "dense+embedding": "embedding_tied embedding_and_dense",
+    "generic": "conv_batch_groups einsum_trace",
+}
+
+
+@pytest.mark.parametrize(
+    "name, kinds", [(name, kinds) for kinds, names in KINDS.items() for name in names.split()]
+)
+@pytest.mark.parametrize("vmap_axes", [None, 0])
+def test_kinds_of_sites(name, kinds, vmap_axes):
+    case = cases.get(name)
+    plan = nt.empirical_ntk_fn(case.f, vmap_axes=vmap_axes).explain(
+        case.x1, case.x2, case.params, **case.kwargs
+    )
+    assert "+".join(sorted({site.kind for row in plan.rows for site in row.sites})) == kinds
+
+
+# Flax's LSTM joins the kernels of its gates before it multiplies.
+NOT_FACTORED = {"linen_lstm"}
+
+
+@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in NOT_FACTORED])
+def test_models_have_no_generic_site_larger_than_a_bias(name):
+    case = models.get(name)
+    plan = nt.empirical_ntk_fn(case.f, vmap_axes=0).explain(case.x1, None, case.params)
+    assert plan.rows
+    for row in plan.rows:
+        assert "generic" not in row.kind or len(row.shape) < 2, f"{row.leaf} {row.sites}"
+
+
+MODELS = [
+    pytest.param(name, marks=() if name == "equinox_mlp_itself" else pytest.mark.full)
+    for name in models.MODELS
+]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("implementation", [0, 3])
+def test_models_equal_the_oracle(name, implementation):
+    case = models.get(name)
+    ntk_fn = nt.empirical_ntk_fn(case.f, (), vmap_axes=0, implementation=implementation)
+    assert_equal(
+        ntk_fn(case.x1, case.x2, case.params),
+        oracles.naive_ntk(case.f, case.params, case.x1, case.x2),
+    )
+
+
+def test_generic_sites_follow_a_custom_rule():
+    """A rule that differs from the true derivative is the user's will."""
+
+    @jax.custom_jvp
+    def g(w):
+        return jnp.sin(w)
+
+    g.defjvps(lambda t, _, w: 2 * t * jnp.cos(w))
+
+    def f(w, x):
+        return x @ g(w)
+
+    w, x = uniform(0, 4, 2), uniform(1, 3, 4)
+    kernel = nt.empirical_ntk_fn(f, (), vmap_axes=0)(x, None, w)
+    assert_equal(kernel, oracles.naive_ntk(f, w, x))
+    (row,) = nt.empirical_ntk_fn(f).explain(x, None, w).rows
+    assert row.kind == "generic"
+
+
+def uniform(seed, *shape):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.uniform(0.2, 0.9, shape) * rng.choice([-1.0, 1.0], shape))
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def mlp(params, x):
+    return jnp.tanh(x @ params["w1"] + params["b"]) @ params["w2"]
+
+
+PARAMS = {"w1": uniform(0, 5, 7), "b": uniform(1, 7), "w2": uniform(2, 7, 3)}
+X1, X2 = uniform(3, 4, 5), uniform(4, 3, 5)
+
+
+def test_explain_takes_shapes_and_says_where_parameters_enter():
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (X1, X2, PARAMS))
+    plan = nt.empirical_ntk_fn(mlp, vmap_axes=0).explain(*shapes)
+    rows = {row.leaf: row for row in plan.rows}
+    assert set(rows) == {"params['w1']", "params['b']", "params['w2']"}
+    (site,) = rows["params['w1']"].sites
+    assert (site.primitive, site.kind) == ("dot_general", "dense")
+    assert re.fullmatch(r"test_structured\.py:\d+", site.source)
+    assert rows["params['w1']"].factors == "A[1, 1, 5] G[3, 1, 1, 7]"
+    assert rows["params['b']"].factors == "J[3, 7]"
+    assert plan.forward == (4 + 3) * (5 * 7 + 7 * 3)
+    assert plan.backward == 3 * plan.forward
+    assert plan.seconds(1e9) == pytest.approx(2e-9 * plan.multiply_adds)
+    for word in ("params['w2']", "dense", "gram", "multiply-adds: forward"):
+        assert word in str(plan)
+
+
+def test_explain_counts_a_scan_in_full():
+    case = cases.get("scan_layers")
+    plan = nt.empirical_ntk_fn(case.f, vmap_axes=0).explain(case.x1, None, case.params)
+    (w,) = jax.tree.leaves(case.params)
+    assert plan.forward == len(case.x1) * w.size
+
+
+def test_a_wide_layer_is_never_materialised():
+    params = {"w1": jax.ShapeDtypeStruct((3072, 1024), "float32")}
+    params |= {"b": jax.ShapeDtypeStruct((1024,), "float32")}
+    params |= {"w2": jax.ShapeDtypeStruct((1024, 10), "float32")}
+    x = jax.ShapeDtypeStruct((20, 3072), "float32")
+    plan = nt.empirical_ntk_fn(mlp, (), vmap_axes=0).explain(x, None, params)
+    (row,) = (row for row in plan.rows if row.leaf == "params['w1']")
+    assert row.order == "gram"
+    assert row.largest <= 20 * 20 * 10 * 10
+
+
+def test_an_embedding_does_not_pay_for_its_vocabulary():
+    def f(params, x):
+        return params["table"][x].mean(1) @ params["head"]
+
+    shapes = {"table": (50_000, 64), "head": (64, 2)}
+    params = {k: jax.ShapeDtypeStruct(s, "float32") for k, s in shapes.items()}
+    x = jax.ShapeDtypeStruct((4, 128), "int32")
+    for implementation in (0, 3):
+        ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0, implementation=implementation)
+        (row,) = (r for r in ntk_fn.explain(x, x, params).rows if "table" in r.leaf)
+        assert (row.kind, row.order) == ("embedding", "gram")
+        assert row.largest < 4 * 50_000 * 64
+
+
+# --- halves, orders, blocks -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dense_bias", "cnn", "embedding_tied", "scan_layers_bias", "rnn"])
+def test_factors_contract_to_the_kernel(name):
+    case = cases.get(name)
+    ntk_fn = nt.empirical_ntk_fn(case.f, vmap_axes=0)
+    first = ntk_fn.factors(case.x1, case.params, **case.kwargs)
+    second = ntk_fn.factors(case.x2, case.params, **case.kwargs)
+    full = oracles.naive_ntk(case.f, case.params, case.x1, case.x2, trace_axes=(-1,))
+    assert_equal(ntk_fn.contract(first, second), full)
+    both = oracles.naive_ntk(case.f, case.params, case.x1, trace_axes=(-1,))
+    assert_equal(jax.jit(ntk_fn.contract)(first), both)
+
+
+CHOICES = [((), ()), ((1,), ()), ((), (0,)), ((0,), (1,)), ((0, 1), ())]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("implementation", [0, 3])
+def test_blocks_of_examples_change_nothing(choice, implementation):
+    """A budget of one byte: examples one by one."""
+    names = ("dense", "conv_strides", "embedding_take")
+    case = cases.get(names[(CHOICES.index(choice) + implementation) % 3])
+    x1, x2 = case.x1[:2], case.x2[:2]
+    rank = jax.eval_shape(case.f, case.params, x1).ndim
+    trace, diagonal = (tuple(a for a in axes if a < rank) for axes in choice)
+    ntk_fn = nt.empirical_ntk_fn(
+        case.f, trace, diagonal, 0, implementation=implementation, memory=1
+    )
+    plan = ntk_fn.explain(x1, x2, case.params)
+    assert {row.blocks for row in plan.rows} == {(1, 1)}
+    expected = oracles.naive_ntk(
+        case.f, case.params, x1, x2, trace_axes=trace, diagonal_axes=diagonal
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "trace_axes sums over")
+        assert_equal(ntk_fn(x1, x2, case.params), expected)
+
+
+FRAMES = {
+    "full": ((), (), 0),
+    "traced": ((1,), (), 0),
+    "diagonal outputs": ((), (1,), 0),
+    "diagonal examples": ((), (0,), 0),
+    "traced examples": ((0,), (1,), 0),
+    "no batch": ((), (), None),
+}
+
+
+def random_factors(seed, hot, n, s, o, k=2, i=4, j=5):
+    layout = Layout(("test",), lambda M: M)
+    G = uniform(seed, n, o, s, k, j)
+    if hot:  # with repeated ids, and one that is no row
+        ids = np.random.default_rng(seed).integers(0, i + 1, (n, s, k))
+        return Factored(OneHot(jnp.asarray(ids), i), G, layout)
+    return Factored(uniform(seed + 1, n, s, k, i), G, layout)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("hot", [False, True], ids=["dense", "one-hot"])
+def test_every_order_is_the_product_of_jacobians(frame, hot):
+    trace, diagonal, batch = FRAMES[frame]
+    n, m, o = (3, 3, 2) if 0 in trace + diagonal else (3, 2, 2)
+    if batch is None:
+        n = m = 1
+    shapes = [(o,) if batch is None else (count, o) for count in (n, m)]
+    ax = KernelAxes(len(shapes[0]), trace, diagonal)
+    place = _contract.Frame(ax, batch, (0, 0), *shapes)
+    f1, f2 = random_factors(0, hot, n, 4, o), random_factors(7, hot, m, 3, o)
+    J1, J2 = (jax.vmap(product)(f).reshape(-1, o, 2 * 4 * 5) for f in (f1, f2))
+    if batch is None:
+        J1, J2 = J1[0], J2[0]
+    expected = jnp.einsum(J1, [*ax.first, 99], J2, [*ax.second, 99], ax.result)
+    for order in _contract.allowed(f1, f2):
+        for blocks in ((n, m), (2, 1)) if batch is not None else ((1, 1),):
+            term = _contract.Term(order, 0, 0, 0, blocks)
+            kernel = _contract.contract([f1], [f2], place, [term], np.dtype(float))
+            np.testing.assert_allclose(
+                kernel * ax.size(shapes[0]), expected, rtol=1e-12, atol=1e-12
+            )
+
+
+def test_factors_of_different_layouts_meet_in_the_leaf():
+    f1 = random_factors(0, False, 2, 3, 2)
+    J2 = Materialised(uniform(9, 2, 2, 2 * 4 * 5))
+    place = _contract.Frame(KernelAxes(2, (), ()), 0, (0, 0), (2, 2), (2, 2))
+    term = _contract.plan_pair(f1, J2, place, 2**20, factored=True)
+    assert term.order == "materialise"
+    kernel = _contract.contract([f1], [J2], place, [term], np.dtype(float))
+    J1 = jax.vmap(product)(f1).reshape(2, 2, -1)
+    np.testing.assert_allclose(kernel, jnp.einsum("nop,mqp->nmoq", J1, J2.J), rtol=1e-12)
+
+
+def test_costs_are_those_of_the_design():
+    n, m, s, t, k, i, j, o = 3, 2, 4, 5, 2, 7, 6, 3
+    f1, f2 = random_factors(0, False, n, s, o, k, i, j), random_factors(1, False, m, t, o, k, i, j)
+    place = _contract.Frame(KernelAxes(2, (), ()), 0, (0, 0), (n, o), (m, o))
+    cost = {
+        order: _contract.cost(
+            _contract.sliced(f1, place, 0), _contract.sliced(f2, place, 1), place, order, (n, m)
+        ).multiply_adds
+        for order in _contract.ORDERS
+    }
+    materialised = (n * s + m * t) * o * k * i * j + n * m * o * o * k * i * j
+    gram = n * m * s * t * k * (i + o * o * j) + n * m * s * t * k * o * o
+    assert cost["materialise"] == materialised
+    assert cost["gram"] == gram
+    assert cost["second"] == m * t * o * k * i * j + n * m * o * s * k * i * j + (
+        n * m * o * o * s * k * j
+    )
+    assert opt_einsum.__version__  # what counts them
+
+
+# --- budgets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "memory, expected",
+    [(123, 123), ("2GiB", 2**31), ("1.5 kB", 1500), ("10 MiB", 10 * 2**20), ("7", 7)],
+)
+def test_memory_budgets(memory, expected):
+    assert budget(memory) == expected
+
+
+@pytest.mark.parametrize("memory", [0, -1, 1.5, "much", "", "-1GB", "1.2.3GB", True])
+def test_bad_memory_budgets(memory):
+    with pytest.raises(ValueError, match=r'memory must be.*"2GiB"'):
+        nt.empirical_ntk_fn(mlp, memory=memory)
+
+
+def test_the_default_budget_is_a_share_of_what_is_free():
+    assert 2**20 < budget(None) < 2**50
+
+
+# --- both kernels ---------------------------------------------------------------------------------
+
+
+def test_both_kernels_run_f_once():
+    calls = []
+
+    def f(params, x):
+        calls.append(None)
+        return mlp(params, x)
+
+    def traces(get):
+        calls.clear()
+        jax.make_jaxpr(lambda: nt.empirical_kernel_fn(f, vmap_axes=0)(X1, X2, get, PARAMS))()
+        return len(calls)
+
+    assert traces(("nngp", "ntk")) == traces("ntk")
+    kernels = nt.empirical_kernel_fn(mlp, vmap_axes=0)(X1, X2, None, PARAMS)
+    assert_equal(kernels.nngp, oracles.naive_nngp(mlp, PARAMS, X1, X2, trace_axes=(-1,)))
+    assert_equal(kernels.ntk, oracles.naive_ntk(mlp, PARAMS, X1, X2, trace_axes=(-1,)))
