@@ -116,6 +116,7 @@ class NtkFn:
     _seen: set[Any] = field(default_factory=set, init=False, repr=False)
     # Compiled for calls outside `jit`.
     _compiled: Any = field(default=None, init=False, repr=False)
+    _contracted: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         split_vmap_axes(self.vmap_axes)
@@ -124,6 +125,7 @@ class NtkFn:
             valid = ", ".join(f"{i.name} = {i.value}" for i in NtkImplementation)
             raise ValueError(f"implementation must be one of {valid}; got {self.implementation!r}.")
         object.__setattr__(self, "_compiled", jax.jit(self._joined, static_argnums=(0, 1)))
+        object.__setattr__(self, "_contracted", jax.jit(self._halves, static_argnums=2))
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
         """The kernel `J(x1) J(x2)^T`. `x2=None` means `x2=x1`, computed once.
@@ -143,9 +145,8 @@ class NtkFn:
 
     def contract(self, factors1: Factors, factors2: Factors | None = None) -> Any:
         """The kernel of two sets of factors; of `factors1` with itself where one is given."""
-        second = factors1 if factors2 is None else factors2
-        with full_precision(self.precision):
-            return self._contract(factors1, second, same=second is factors1)
+        same = factors2 is None or factors2 is factors1
+        return self._contracted(factors1, factors1 if same else factors2, same)
 
     def explain(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Plan:
         """The plan of a call, as a value that prints as a table. Computes nothing.
@@ -197,7 +198,12 @@ class NtkFn:
             factors1 = self._side_factors(pair, pair.first)
             factors2 = factors1 if pair.same else self._side_factors(pair, pair.second)
             methods = {"ntk": self._contract, "nngp": self._nngp}
-            return tuple(methods[name](factors1, factors2, same=pair.same) for name in what)
+            return tuple(methods[name](factors1, factors2, pair.same) for name in what)
+
+    def _halves(self, first: Factors, second: Factors, same: bool) -> Any:
+        """`_contract` at the precision asked for; of one side with itself, pairs are symmetric."""
+        with full_precision(self.precision):
+            return self._contract(first, first if same else second, same)
 
     def _pair(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Pair:
         """Both sides; one of them for factors, whose keyword arguments are not pairs."""
@@ -214,13 +220,13 @@ class NtkFn:
         assert pair.params is not None
         return side_factors(side, pair.params.leaves, pair.names, pair.treedef)
 
-    def _contract(self, first: Factors, second: Factors, *, same: bool) -> Any:
+    def _contract(self, first: Factors, second: Factors, same: bool) -> Any:
         """The NTK of two sets of factors."""
         every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
         found = kernels(first, second, every, budget(self.memory), factored=self._factored)
         return finish(same, first.meta.treedef, [frame.ax for frame in every], found)
 
-    def _nngp(self, first: Factors, second: Factors, *, same: bool) -> Any:
+    def _nngp(self, first: Factors, second: Factors, same: bool) -> Any:
         """The NNGP from the outputs that came with the factors."""
         every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
         axes = [frame.ax for frame in every]
