@@ -288,13 +288,20 @@ def test_costs_are_those_of_the_design():
 
 @pytest.mark.parametrize(
     "memory, expected",
-    [(123, 123), ("2GiB", 2**31), ("1.5 kB", 1500), ("10 MiB", 10 * 2**20), ("7", 7)],
+    [
+        (123, 123),
+        (2e9, 2 * 10**9),
+        ("2GiB", 2**31),
+        ("1.5 kB", 1500),
+        ("10 MiB", 10 * 2**20),
+        ("7", 7),
+    ],
 )
 def test_memory_budgets(memory, expected):
     assert budget(memory) == expected
 
 
-@pytest.mark.parametrize("memory", [0, -1, 1.5, "much", "", "-1GB", "1.2.3GB", True])
+@pytest.mark.parametrize("memory", [0, -1, 0.5, "much", "", "-1GB", "1.2.3GB", True])
 def test_bad_memory_budgets(memory):
     with pytest.raises(ValueError, match=r'memory must be.*"2GiB"'):
         nt.empirical_ntk_fn(mlp, memory=memory)
@@ -323,3 +330,68 @@ def test_both_kernels_run_f_once():
     kernels = nt.empirical_kernel_fn(mlp, vmap_axes=0)(X1, X2, None, PARAMS)
     assert_equal(kernels.nngp, oracles.naive_nngp(mlp, PARAMS, X1, X2, trace_axes=(-1,)))
     assert_equal(kernels.ntk, oracles.naive_ntk(mlp, PARAMS, X1, X2, trace_axes=(-1,)))
+
+
+# --- functions whose sites differ between the two inputs, and others that were once wrong ---------
+
+T3, T4 = uniform(10, 2, 3, 3), uniform(11, 2, 4, 3)
+UNLIKE = {
+    "slices by the width": (
+        lambda w, x: x[0] @ w[: x[0].shape[-1]] + x[1] @ w[x[0].shape[-1] :],
+        uniform(12, 4, 3),
+        (uniform(13, 2, 2), uniform(14, 2, 2)),
+        (uniform(15, 2, 3), uniform(16, 2, 1)),
+    ),
+    "slices by the length": (
+        lambda w, x: x[..., -1, :] @ w[x.shape[-2] - 1] + x[..., -2, :] @ w[x.shape[-2] - 2],
+        uniform(17, 4, 3, 2),
+        T3,
+        T4,
+    ),
+    "a slice for each step": (
+        lambda w, x: sum(x[..., t, :] @ w[t] for t in range(x.shape[-2])),
+        uniform(18, 4, 3, 2),
+        T3,
+        T4,
+    ),
+    "a split weight": (
+        lambda w, x: sum(jnp.tanh(x @ a) for a in jnp.split(2 * w, [1, 3], 1)[::2]),
+        uniform(26, 4, 4),
+        uniform(27, 2, 4),
+        uniform(28, 3, 4),
+    ),
+    "iterated": (
+        lambda w, x: sum(jnp.tanh(x @ a) for a in w) + x @ w[1],
+        uniform(26, 3, 4, 4),
+        uniform(27, 2, 4),
+        uniform(28, 3, 4),
+    ),
+    "a bias for long inputs": (
+        lambda p, x: x.sum(-2) @ p["w"] + (p["b"] if x.shape[-2] > 3 else 0),
+        {"w": uniform(19, 3, 2), "b": uniform(20, 2)},
+        T3,
+        T4,
+    ),
+    "ids of eight bits": (
+        lambda w, x: jnp.take(w, x, axis=0).sum(1),
+        uniform(21, 256, 3),
+        np.array([[1, 255, 7], [0, 1, 1]], np.uint8),
+        np.array([[1, 1, 7], [255, 3, 1]], np.uint8),
+    ),
+    "a stack that is frozen": (
+        lambda p, x: jax.lax.scan(
+            lambda h, w: (jnp.tanh(h @ jax.lax.stop_gradient(w)), None), x @ p["w"], p["stack"]
+        )[0],
+        {"w": uniform(22, 3, 4), "stack": uniform(23, 3, 4, 4)},
+        uniform(24, 2, 3),
+        uniform(25, 3, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+@pytest.mark.parametrize("implementation", [0, 3])
+def test_sites_that_differ_between_the_inputs(name, implementation):
+    f, params, x1, x2 = UNLIKE[name]
+    ntk_fn = nt.empirical_ntk_fn(f, (), implementation=implementation)
+    assert_equal(ntk_fn(x1, x2, params), oracles.naive_ntk(f, params, x1, x2))

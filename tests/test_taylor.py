@@ -316,3 +316,9 @@ def test_complex_outputs_are_refused(expand):
 @pytest.mark.parametrize("name", ["no_parameters"])
 def test_no_parameters(name):
     assert not has_parameters(cases.get(name))
+
+
+def test_a_power_of_a_negative_number():
+    """`jet` takes powers by logarithms."""
+    expansion = nt.taylor_expand(lambda w, x: jnp.power(x * w, 3.0), -2.0, 3)
+    np.testing.assert_allclose(expansion(-1.9, 1.5), (-1.9 * 1.5) ** 3)

@@ -7,6 +7,7 @@ with its twin and is summed; a diagonal axis shares it and is kept; any other ha
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,10 @@ def kernel_axes(
 
 def canonical_axes(kind: str, axes: Any, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """`axes` as sorted non-negative integers; `ValueError` out of range or repeated."""
-    axes = (axes,) if is_int(axes) else tuple(axes)
+    try:
+        axes = (axes,) if is_int(axes) else tuple(axes)
+    except TypeError:
+        raise ValueError(f"{kind} must be an int or a sequence of ints, got {axes!r}.") from None
     canonical = []
     for axis in axes:
         if not is_int(axis):
@@ -107,7 +111,11 @@ def canonical_axes(kind: str, axes: Any, name: str, shape: tuple[int, ...]) -> t
 
 def is_int(axis: Any) -> bool:
     """Whether `axis` is an integer of Python or NumPy; a bool is not."""
-    return hasattr(axis, "__index__") and not isinstance(axis, bool)
+    try:
+        operator.index(axis)
+    except TypeError:
+        return False
+    return not isinstance(axis, bool)
 
 
 def split_vmap_axes(vmap_axes: VmapAxes) -> tuple[Any, Any, dict[str, Any]]:

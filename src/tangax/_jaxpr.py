@@ -176,10 +176,10 @@ def scan(eqn: Equation) -> Scan | None:
 
 
 def is_layout(eqn: Equation) -> bool:
-    """Whether the equation only moves entries: its transpose, applied after it, is the identity."""
+    """Whether it only moves entries, or negates all: its transpose, after it, is the identity."""
     if name(eqn) in ("reshape", "transpose", "squeeze", "expand_dims", "rev", "copy", "copy_p"):
         return True
-    if name(eqn) in ("neg", "slice"):
+    if name(eqn) in ("neg", "slice", "split", "unstack"):
         return True
     if name(eqn) == "convert_element_type":
         return jnp.issubdtype(eqn.params["new_dtype"], jnp.floating)
@@ -196,20 +196,26 @@ def repeats(eqn: Equation) -> bool:
     return math.prod(eqn.params["shape"]) != math.prod(eqn.invars[0].aval.shape)
 
 
-def signature(eqn: Equation) -> tuple[Any, ...]:
-    """Equal for two layout equations that move entries alike. Dtypes do not matter."""
+def signature(eqn: Equation, result: int) -> tuple[Any, ...]:
+    """Equal for two results of layout equations that move entries alike. Dtypes do not matter."""
     if name(eqn) in ("convert_element_type", "copy", "copy_p"):
         return ()
     params = tuple(sorted((k, repr(v)) for k, v in eqn.params.items()))
-    return ((name(eqn), tuple(eqn.invars[0].aval.shape), params),)
+    return ((name(eqn), result, tuple(eqn.invars[0].aval.shape), params),)
 
 
-def slice_bounds(eqn: Equation) -> tuple[tuple[int, int], ...] | None:
-    """`(start, limit)` along each axis of a `slice`, else nothing."""
-    if name(eqn) != "slice":
+def slice_bounds(eqn: Equation, result: int) -> tuple[tuple[int, int], ...] | None:
+    """`(start, limit)` along each axis of a slice, or of one part of a split; else nothing."""
+    params, shape = eqn.params, eqn.invars[0].aval.shape
+    if name(eqn) == "slice":
+        return tuple(zip(params["start_indices"], params["limit_indices"], strict=True))
+    if name(eqn) not in ("split", "unstack"):
         return None
-    params = eqn.params
-    return tuple(zip(params["start_indices"], params["limit_indices"], strict=True))
+    axis = params["axis"] % len(shape)
+    sizes = params["sizes"] if name(eqn) == "split" else (1,) * shape[axis]
+    start = int(sum(sizes[:result]))
+    part = (start, start + int(sizes[result]))
+    return tuple(part if a == axis else (0, d) for a, d in enumerate(shape))
 
 
 @dataclass(frozen=True)
@@ -320,8 +326,13 @@ def is_reverse_only(jaxpr: Jaxpr) -> bool:
 
 
 def misleads_jet(jaxpr: Jaxpr) -> bool:
-    """Whether `jet` would be silently wrong: it fills derivatives out of bounds with the value."""
+    """Whether `jet` would be silently wrong.
+
+    It fills derivatives out of bounds with the value there, and takes a power by a logarithm.
+    """
     for eqn in jaxpr.equations:
+        if name(eqn) == "pow":
+            return True
         fill = eqn.params.get("fill_value") if name(eqn) == "gather" else None
         if fill is not None and not math.isnan(fill):
             return True

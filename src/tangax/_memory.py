@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import re
 
@@ -13,12 +14,12 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def budget(memory: int | str | None) -> int:
+def budget(memory: float | str | None) -> int:
     """A budget in bytes: from bytes, a string like "2GiB", or a share of what is free."""
     if memory is None:
         return int(SHARE * free())
-    if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
-        return memory
+    if isinstance(memory, numbers.Real) and not isinstance(memory, bool) and float(memory) >= 1:
+        return int(memory)
     if isinstance(memory, str):
         match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]i?|)b?\s*", memory.lower())
         if match and match[1].count(".") < 2 and match[1] != "." and float(match[1]) > 0:

@@ -68,7 +68,7 @@ class Plan:
                 ", ".join(dict.fromkeys(f"{s.primitive} {s.source}".strip() for s in row.sites)),
                 row.kind,
                 row.factors,
-                row.order + ("" if row.blocks == (0, 0) else f" {row.blocks[0]}x{row.blocks[1]}"),
+                f"{row.order} {row.blocks[0]}x{row.blocks[1]}",
                 short(row.multiply_adds),
                 short(row.largest),
             )

@@ -22,6 +22,7 @@ from ._trees import (
     Params,
     check_same_structure,
     describe,
+    dtype_is,
     is_concrete,
     named_leaves,
     split_params,
@@ -101,8 +102,9 @@ def pair_sides(
         x2 = x1
     else:
         check_same_structure("x1", x1, "x2", x2)
-        if kwargs.get("rng") is not None and kwargs1["rng"] is kwargs2["rng"]:
-            kwargs2 = kwargs2 | {"rng": second_key(kwargs["rng"], x1, x2)}
+        if split and kwargs.get("rng") is not None and not is_pair(kwargs["rng"]):
+            keys = jax.tree.map(lambda key: second_key(key, x1, x2), kwargs["rng"])
+            kwargs2 = kwargs2 | {"rng": keys}
     split_tree = split_params(params) if differentiate else None
     first, names, treedef = make_side(f, "x1", x1, split_tree, params, vmap_axes, kwargs1)
     if same:
@@ -116,16 +118,22 @@ def pair_sides(
 
 def split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """Keyword arguments for `x1` and for `x2`: a pair (tuple of two) is one for each."""
-    is_pair = {k: isinstance(v, tuple) and len(v) == 2 for k, v in kwargs.items()}
-    first = {k: v[0] if is_pair[k] else v for k, v in kwargs.items()}
-    second = {k: v[1] if is_pair[k] else v for k, v in kwargs.items()}
-    return first, second, any(is_pair.values())
+    first = {k: v[0] if is_pair(v) else v for k, v in kwargs.items()}
+    second = {k: v[1] if is_pair(v) else v for k, v in kwargs.items()}
+    return first, second, any(map(is_pair, kwargs.values()))
+
+
+def is_pair(value: Any) -> bool:
+    """Whether a keyword argument is split; a namedtuple of two is one value."""
+    return type(value) is tuple and len(value) == 2
 
 
 def second_key(key: Any, x1: Any, x2: Any) -> jax.Array:
     """The key (or keys) for `x2`: that of `x1` for equal inputs, else folded into another."""
+    typed = dtype_is(key, jax.dtypes.prng_key)
+    if not typed and not (dtype_is(key, jnp.uint32) and key.ndim):
+        raise TypeError(f"rng must be a key of jax.random or a tree of keys, got {describe(key)}.")
     key = jnp.asarray(key)
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     fold = lambda k: jax.random.fold_in(k, 1)  # noqa: E731
     for _ in range(key.ndim if typed else key.ndim - 1):
         fold = jax.vmap(fold)
@@ -252,9 +260,10 @@ def warn_if_batch_is_traced(pair: Pair, axes: list[KernelAxes], x1: Any) -> bool
     ):
         guessed = 0 if axis is None and len(y.shape) == 1 and y.shape[0] in lengths else axis
         if guessed in ax.trace:
+            batch = "which looks like the batch axis" if axis is None else "the batch axis"
             msg = (
-                f"trace_axes sums over axis {guessed} of {name} (shape {y.shape}), the batch axis: "
-                "the kernel has no pairs of examples. Pass trace_axes=() if f returns shape (n,)."
+                f"trace_axes sums over axis {guessed} of {name} (shape {y.shape}), {batch}: the "
+                "kernel has no pairs of examples. Pass trace_axes=() if f returns shape (n,)."
             )
             warnings.warn(msg, stacklevel=user_stacklevel())
             return True
@@ -270,37 +279,54 @@ def user_stacklevel() -> int:
     return level
 
 
-def check_examples_are_independent(side: Side, leaves: list[jax.Array], names: list[str]) -> bool:
+def check_examples_are_independent(side: Side, leaves: list[jax.Array], names: list[str]) -> None:
     """`ValueError` if `f` on two examples together differs from `f` on each apart.
 
     Then `vmap_axes` computes the kernel of another function than the one given: batch statistics
-    or random masks would be those of a single example. Returns whether there were values to check.
+    or random masks would be those of a single example.
     """
-    if not is_concrete((leaves, side.data)):
-        return False
-    if side.n is None or side.n < 2:
-        return True
+    if side.n is None or side.n < 2 or not is_concrete((leaves, side.data)):
+        return
 
     def take(where: list[int]) -> list[jax.Array]:
         return [jnp.take(d, np.array(where), a) for d, a in zip(side.data, side.axes, strict=True)]
 
-    ends = [0, side.n - 1]
+    ends = [0, first_other(side)]
     with jax.default_matmul_precision("highest"):
-        together = side.batch(leaves, take(ends))
-        apart = [side.batch(leaves, take([i])) for i in ends]
-    for i, name in enumerate(names):
-        axis = side.out_axes[i]
-        assert axis is not None  # check_batched_outputs
-        separate = jnp.concatenate([a[i] for a in apart], axis)
-        if together[i].shape != separate.shape or not is_close(together[i], separate):
-            msg = (
-                f"f mixes examples: {name} for two examples together differs from each computed "
-                "apart, so vmap_axes would give the kernel of another function. Batch statistics "
-                "or one random key for a whole batch do this: fix the statistics, give each "
-                "example its own key, or pass vmap_axes=None. check_vmap=False skips this check."
-            )
-            raise ValueError(msg)
-    return True
+        for at in (leaves, moved(leaves)):
+            together = side.batch(at, take(ends))
+            apart = [side.batch(at, take([i])) for i in ends]
+            for i, name in enumerate(names):
+                axis = side.out_axes[i]
+                assert axis is not None  # check_batched_outputs
+                separate = jnp.concatenate([a[i] for a in apart], axis)
+                if together[i].shape != separate.shape or not is_close(together[i], separate):
+                    raise ValueError(MIXED.format(name))
+
+
+MIXED = (
+    "f mixes examples: {} for two examples together differs from each computed apart, so vmap_axes "
+    "would give the kernel of another function. Batch statistics or one random key for a whole "
+    "batch do this: fix the statistics, give each example its own key, or pass vmap_axes=None. "
+    "check_vmap=False skips this check."
+)
+
+
+def first_other(side: Side) -> int:
+    """An example that differs from the first, or the last one."""
+    assert side.n is not None
+    differs = np.zeros(side.n, bool)
+    for d, axis in zip(side.data, side.axes, strict=True):
+        if not jnp.issubdtype(d.dtype, jax.dtypes.prng_key):
+            rows = np.moveaxis(np.asarray(d), axis, 0).reshape(side.n, -1)
+            differs |= (rows != rows[:1]).any(1)
+    return int(differs.argmax()) or side.n - 1
+
+
+def moved(leaves: list[jax.Array]) -> list[jax.Array]:
+    """Parameters a little away: at the given ones, a head of zeros may hide what happens below."""
+    rng = np.random.default_rng(0)
+    return [w + jnp.asarray(0.1 * rng.standard_normal(w.shape), w.dtype) for w in leaves]
 
 
 def is_close(a: jax.Array, b: jax.Array) -> bool:

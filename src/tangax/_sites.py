@@ -125,7 +125,8 @@ def _walk(
         action = _action(eqn, found, views, tainted) if found else None
         actions.append(action)
         if isinstance(action, Step):
-            views[eqn.outvars[0]] = _stepped(action, found[action.operand])
+            view = found[action.operand]
+            views |= {v: _stepped(action, view, r) for r, v in enumerate(eqn.outvars)}
         if isinstance(action, Call):
             out = zip(eqn.outvars, action.body.outviews, strict=True)
             views |= {v: w for v, w in out if w is not None}
@@ -177,11 +178,11 @@ def _step(eqn: _jaxpr.Equation, found: dict[int, View], tainted: set[Any]) -> St
     return None
 
 
-def _stepped(step: Step, view: View) -> View:
+def _stepped(step: Step, view: View, result: int) -> View:
     """The view after a step."""
     if step.scale is not None:
-        return replace(view, scaled=True)
-    return view.then(step.eqn, _jaxpr.is_layout(step.eqn))
+        return view
+    return view.then(step.eqn, result, _jaxpr.is_layout(step.eqn))
 
 
 def _loop(eqn: _jaxpr.Equation, scan: _jaxpr.Scan, found: dict[int, View]) -> Loop:
@@ -261,7 +262,7 @@ def run(
         if isinstance(action, Step):
             scale = _scale(action, values, known)
             if scale is not None:
-                scale_of[eqn.outvars[0]] = scale
+                scale_of |= dict.fromkeys(eqn.outvars, scale)
         records.append(record)
         env |= dict(zip(eqn.outvars, results, strict=True))
     results = [_jaxpr.read(env, v) for v in jaxpr.outvars]
@@ -402,8 +403,9 @@ def _loop_factors(loop: Loop, G: list[Any], record: list[Any]) -> Iterator[Any]:
         order[:] = [leaf for leaf, _ in found]
         return [factor for _, factor in found]
 
-    takes = loop.scan.length and loop.views
-    stacks = jax.vmap(step, in_axes=(1, 0))(G[0], inner) if takes else []
+    length = loop.scan.length
+    steps = jax.vmap(step, in_axes=(1, 0), axis_size=length)
+    stacks = steps(G[0], inner) if length else []
     first_x = loop.scan.consts + loop.scan.carry
     for i, stack in zip(order, stacks, strict=True):
         operand, view = loop.views[i]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from . import _contract, _jaxpr, _modes, _sites
 from ._axes import Axes, KernelAxes, kernel_axes
 from ._contract import Frame, Term
-from ._factors import Factor, Materialised
+from ._factors import Factor, Layout, Materialised, materialise
 from ._plan import Plan
 from ._plan import row as make_row
 from ._sides import Pair, Side
@@ -109,16 +110,38 @@ def frames(meta1: Meta, meta2: Meta, trace: Axes, diagonal: Axes) -> list[Frame]
 
 def pair_factors(first: Factors, second: Factors) -> list[tuple[Factor, Factor]]:
     """The pairs of factors that the kernel is a sum over, of each leaf in turn."""
-    pairs = []
-    for f1, f2 in zip(first.by_leaf, second.by_leaf, strict=True):
-        if len(f1) != len(f2):
-            msg = (
-                "f enters a parameter differently for x1 and x2: its factors do not pair. Use "
-                "implementation=NtkImplementation.JACOBIAN_CONTRACTION."
-            )
-            raise ValueError(msg)
-        pairs += zip(f1, f2, strict=True)
-    return pairs
+    pairs = zip(first.by_leaf, second.by_leaf, strict=True)
+    return [pair for f1, f2 in pairs for pair in leaf_pairs(f1, f2)]
+
+
+def leaf_pairs(f1: list[Factor], f2: list[Factor]) -> list[tuple[Factor, Factor]]:
+    """The pairs of one leaf: one by one where both sides have it in the same layouts.
+
+    Otherwise, as where `f` slices a leaf by the length of `x`, any two may share entries, and
+    each side is summed in the leaf's own layout.
+    """
+    if not f1 or not f2:
+        return []
+    if [layout(f) for f in f1] == [layout(f) for f in f2]:
+        return list(zip(f1, f2, strict=True))
+    return [(in_leaf(f1), in_leaf(f2))]
+
+
+def layout(factor: Factor) -> Layout | None:
+    """The layout of a factored Jacobian."""
+    return None if isinstance(factor, Materialised) else factor.layout
+
+
+def in_leaf(factors: list[Factor]) -> Materialised:
+    """The sum of factors, `[n, o, p]` in the leaf's layout."""
+
+    def flat(factor: Factor) -> jax.Array:
+        if isinstance(factor, Materialised):
+            return factor.J
+        J = jax.vmap(materialise)(factor)
+        return J.reshape(*J.shape[:2], math.prod(J.shape[2:]))
+
+    return Materialised(functools.reduce(jnp.add, map(flat, factors)))
 
 
 def plan(
@@ -151,25 +174,22 @@ def kernels(
 
 def make_plan(pair: Pair, params: Params, *, frames_of: Any, memory: int, factored: bool) -> Plan:
     """What a kernel call will do; traces, and computes nothing."""
-    programs = [trace_side(side, params.leaves) for side in (pair.first, pair.second)]
-    first, second = (
-        side_factors(side, params.leaves, pair.names, pair.treedef)
-        for side in (pair.first, pair.second)
-    )
+    sides = [pair.first] if pair.same else [pair.first, pair.second]
+    programs = [trace_side(side, params.leaves) for side in sides]
+    every = [side_factors(side, params.leaves, pair.names, pair.treedef) for side in sides]
+    first, second = every[0], every[-1]
     sites = list(_sites.describe(programs[0]))
     rows = []
     for name, frame in zip(pair.names, frames_of(first.meta, second.meta), strict=True):
         label = name if len(pair.names) > 1 else ""
         for leaf, (f1, f2) in enumerate(zip(first.by_leaf, second.by_leaf, strict=True)):
-            for a, b in zip(f1, f2, strict=True):
+            for a, b in leaf_pairs(f1, f2):
                 term = _contract.plan_pair(a, b, frame, memory, factored=factored)
                 found = tuple(site for site in sites if site.leaf == leaf)
                 shape = tuple(params.leaves[leaf].shape)
                 rows.append(make_row(params.paths[leaf], shape, label, found, a, term))
     passes, backward = 0, 0
-    for side, program in list(zip((pair.first, pair.second), programs, strict=True))[
-        : 1 if pair.same else 2
-    ]:
+    for side, program in zip(sides, programs, strict=True):
         one = _jaxpr.multiply_adds(program.jaxpr) * (1 if side.n is None else side.n)
         outputs = sum(
             math.prod(d for a, d in enumerate(y.shape) if a != axis)

@@ -115,19 +115,40 @@ def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
     """`tree` as what is static of it, hashable if its other leaves are, and its arrays."""
     leaves, treedef = jax.tree.flatten(tree)
     arrays = [leaf for leaf in leaves if is_array(leaf)]
-    return (treedef, tuple(_LEAF if is_array(leaf) else leaf for leaf in leaves)), arrays
+    return (treedef, tuple(_LEAF if is_array(leaf) else Static.of(leaf) for leaf in leaves)), arrays
 
 
 def join_arrays(static: Any, arrays: list[Any]) -> Any:
     """The tree that `split_arrays` split."""
     treedef, leaves = static
     it = iter(arrays)
-    return treedef.unflatten([next(it) if leaf is _LEAF else leaf for leaf in leaves])
+    return treedef.unflatten([next(it) if leaf is _LEAF else leaf.value for leaf in leaves])
+
+
+@dataclass(frozen=True)
+class Static:
+    """A value as the key of a compiled function, where 1, 1.0 and True differ, and 0.0 and -0.0."""
+
+    kind: type
+    text: str
+    value: Any
+
+    @staticmethod
+    def of(value: Any) -> Static:
+        """The key of a value."""
+        return Static(type(value), repr(value) if isinstance(value, float) else "", value)
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf is an array, or the shape of one."""
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+    """Whether a leaf is an array, or the shape of one. NumPy's integers and bools are values."""
+    if isinstance(leaf, np.generic):
+        return np.issubdtype(leaf.dtype, np.inexact)
+    return isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+
+
+def floats_as_arrays(tree: Any) -> Any:
+    """A tree whose Python floats are arrays, so that another value compiles nothing anew."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if type(leaf) is float else leaf, tree)
 
 
 def is_hashable(static: Any) -> bool:

@@ -34,6 +34,7 @@ from ._sides import (
 from ._structured import Factors, frames, kernels, make_plan, side_factors
 from ._trees import (
     check_same_structure,
+    floats_as_arrays,
     is_concrete,
     is_hashable,
     join_arrays,
@@ -57,7 +58,8 @@ class NtkImplementation(enum.IntEnum):
     each output of each example, and `n*m*o*q*p` multiply-adds; memory: `(n+m)*o*p`.
 
     `NTK_VECTOR_PRODUCTS`: column by column, `J(x1) (J(x2)^T e)`. Time: `n*m*q` forward passes;
-    memory: `m*q*p` and no Jacobian of `x1`. Needs forward mode.
+    memory: `m*q*p` and the activations of as many passes, but no Jacobian of `x1`. Needs forward
+    mode.
 
     `STRUCTURED_DERIVATIVES`: as `AUTO`, but every leaf stays factored that can be.
 
@@ -86,14 +88,14 @@ class NngpFn:
     diagonal_axes: Axes = ()
     precision: Any = None
     # Whether a warning was given.
-    _seen: set[Any] = field(default_factory=set, init=False, repr=False)
+    _warned: set[Any] = field(default_factory=set, init=False, repr=False)
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
         """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once."""
         with full_precision(self.precision):
             pair = pair_sides(self.f, x1, x2, params, None, kwargs, differentiate=False)
             axes = pair.axes(self.trace_axes, self.diagonal_axes)
-            warn_once(self._seen, pair, axes, x1)
+            warn_once(self._warned, pair, axes, x1)
             y1 = pair.first.batch([], [])
             y2 = y1 if pair.same else pair.second.batch([], [])
             kernels = [outer(a, b, ax) for a, b, ax in zip(y1, y2, axes, strict=True)]
@@ -112,15 +114,19 @@ class NtkFn:
     check_vmap: bool = True
     memory: int | str | None = None
     precision: Any = None
-    # Shapes that were checked, and whether a warning was given.
-    _seen: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Calls by shapes and static arguments: checked before, and not to be compiled.
+    _checked: set[Any] = field(default_factory=set, init=False, repr=False)
+    _eager: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Whether a warning was given.
+    _warned: set[Any] = field(default_factory=set, init=False, repr=False)
     # Compiled for calls outside `jit`.
     _compiled: Any = field(default=None, init=False, repr=False)
     _contracted: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         split_vmap_axes(self.vmap_axes)
-        budget(self.memory)
+        if self.memory is not None:
+            budget(self.memory)
         if self.implementation not in list(NtkImplementation):
             valid = ", ".join(f"{i.name} = {i.value}" for i in NtkImplementation)
             raise ValueError(f"implementation must be one of {valid}; got {self.implementation!r}.")
@@ -132,14 +138,15 @@ class NtkFn:
 
         Outside `jit` it is compiled at the first call for each shape.
         """
-        (kernel,) = self._kernels(("ntk",), x1, x2, params, kwargs)
+        (kernel,) = self._run(("ntk",), x1, x2, params, kwargs)
         return kernel
 
     def factors(self, x: Any, params: Any, **kwargs: Any) -> Factors:
         """The factors of the Jacobian at `x`, one half of a kernel.
 
         `contract(factors(x1), factors(x2))` equals the kernel: a caller with many blocks of
-        examples computes each block's factors once. Factors are a pytree of arrays.
+        examples computes each block's factors once. Factors are a pytree of arrays. Keyword
+        arguments belong to `x`: a tuple of two is not split here.
         """
         return self._run("factors", x, None, params, kwargs)
 
@@ -164,22 +171,26 @@ class NtkFn:
 
     # Calls
 
-    def _kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
-        """The kernels called `names`."""
-        return self._run(names, x1, x2, params, kwargs)
-
     def _run(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """Check what was not seen before, then compute: compiled, where the call can be a key."""
-        static, arrays = split_arrays((x1, x2, params, kwargs))
+        static, arrays = split_arrays((x1, x2, floats_as_arrays(params), kwargs))
         hashable = is_hashable(static)
         key = (what, static, tuple((a.shape, a.dtype) for a in arrays)) if hashable else None
-        if key not in self._seen and self._checks and is_concrete(arrays):
+        if key not in self._checked and self._checks and is_concrete(arrays):
             self._check(self._pair(what, x1, x2, params, kwargs))
             if key is not None:
-                self._seen.add(key)
-        if key is None:
+                self._checked.add(key)
+        if key is None or key in self._eager:
             return self._compute(what, x1, x2, params, kwargs)
-        return self._compiled(what, static, arrays)
+        try:
+            return self._compiled(what, static, arrays)
+        except jax.errors.ConcretizationTypeError:
+            # f uses the value of an array, as in `if flag:`. That works with values at hand.
+            if not is_concrete(arrays):
+                raise
+            kernels = self._compute(what, x1, x2, params, kwargs)
+            self._eager.add(key)
+            return kernels
 
     def _joined(self, what: Any, static: Any, arrays: list[Any]) -> Any:
         """`_compute` of a call taken apart, for `jit`."""
@@ -192,7 +203,7 @@ class NtkFn:
             if what == "factors":
                 return self._side_factors(pair, pair.first)
             axes = pair.axes(self.trace_axes, self.diagonal_axes)
-            warn_once(self._seen, pair, axes, x1)
+            warn_once(self._warned, pair, axes, x1)
             if self.implementation in _PLAIN:
                 return (finish(pair.same, pair.treedef, axes, self._plain(pair, axes)),)
             factors1 = self._side_factors(pair, pair.first)
@@ -257,14 +268,10 @@ class NtkFn:
         return self.check_vmap and self.vmap_axes is not None
 
     def _check(self, pair: Pair) -> None:
-        """Refuse, once for each shape, an `f` that mixes examples."""
+        """Refuse an `f` that mixes examples."""
         assert pair.params is not None
-        for side in (pair.first, pair.second):
-            shapes = tuple((d.shape, d.dtype) for d in side.data)
-            if shapes not in self._seen and check_examples_are_independent(
-                side, pair.params.leaves, pair.names
-            ):
-                self._seen.add(shapes)
+        for side in (pair.first,) if pair.same else (pair.first, pair.second):
+            check_examples_are_independent(side, pair.params.leaves, pair.names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +294,7 @@ class KernelFn:
     def _kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """In the order of `names`. Both from one run of `f` where the method allows it."""
         if len(names) == 2 and self.ntk_fn.implementation not in _PLAIN:
-            return self.ntk_fn._kernels(names, x1, x2, params, kwargs)
+            return self.ntk_fn._run(names, x1, x2, params, kwargs)
         functions = {"nngp": self.nngp_fn, "ntk": self.ntk_fn}
         return tuple(functions[name](x1, x2, params, **kwargs) for name in names)
 
@@ -352,8 +359,9 @@ def empirical_ntk_fn(
     """A function for the neural tangent kernel `J(x1) J(x2)^T` of `f`, with `J = df/dparams`.
 
     Args:
-        f: a function `f(params, x, **kwargs)`. Its parameters are the floating-point leaves of
-            `params`; other leaves are constants.
+        f: a pure function `f(params, x, **kwargs)`. Its parameters are the floating-point leaves
+            of `params`; other leaves are constants. What it closes over is read at the first call
+            for each shape, as under `jit`.
         trace_axes: output axes to sum over, divided by their size; negative ones count from the
             end. Use `()` for the exact kernel of all outputs.
         diagonal_axes: output axes that appear once: only their diagonal is computed. With the
@@ -366,7 +374,8 @@ def empirical_ntk_fn(
         check_vmap: outside `jit`, compare `f` on two examples together and apart at the first call
             for each shape, and raise if they differ.
         memory: a bound on the largest intermediate of the contraction, in bytes or as a string like
-            "2GiB"; by default a quarter of what the device has free.
+            "2GiB", kept by blocks of examples down to single pairs; by default a quarter of what
+            the device has free. The factors and the cotangents are held besides.
         precision: of matrix products, in `f` too, as for `jax.default_matmul_precision`; by default
             full float32 on every device.
 
@@ -517,10 +526,10 @@ def full_precision(precision: Any) -> Any:
     return jax.default_matmul_precision("highest" if precision is None else precision)
 
 
-def warn_once(seen: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
+def warn_once(warned: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
     """Warn of a traced batch axis, once for each kernel function."""
-    if "traced" not in seen and warn_if_batch_is_traced(pair, axes, x1):
-        seen.add("traced")
+    if not warned and warn_if_batch_is_traced(pair, axes, x1):
+        warned.add("traced")
 
 
 def finish(same: bool, treedef: Any, axes: list[KernelAxes], kernels: list[jax.Array]) -> Any:

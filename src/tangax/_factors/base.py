@@ -24,33 +24,35 @@ from .. import _jaxpr
 class View:
     """A parameter after steps that only move its entries, and perhaps a scalar factor.
 
-    `leaf` counts among the parameters of the program that holds the view. `scaled`: the value is
-    `scale * steps(leaf)` with a scale that is known when the program runs.
+    `leaf` counts among the parameters of the program that holds the view. The scale is known when
+    the program runs, and travels beside its values.
     """
 
     leaf: int
     aval: jax.ShapeDtypeStruct
-    steps: tuple[_jaxpr.Equation, ...] = ()
+    steps: tuple[tuple[_jaxpr.Equation, int], ...] = ()
     isometric: bool = True
-    scaled: bool = False
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for views that move entries alike."""
-        return tuple(part for eqn in self.steps for part in _jaxpr.signature(eqn))
+        return tuple(part for eqn, r in self.steps for part in _jaxpr.signature(eqn, r))
 
     @property
     def bounds(self) -> tuple[tuple[int, int], ...] | None:
         """The part of the leaf that the view is a slice of, if that is its first step."""
-        return _jaxpr.slice_bounds(self.steps[0]) if self.steps else None
+        return _jaxpr.slice_bounds(*self.steps[0]) if self.steps else None
 
-    def then(self, eqn: _jaxpr.Equation, isometric: bool) -> View:
-        """The view after one more step."""
-        return replace(self, steps=(*self.steps, eqn), isometric=self.isometric and isometric)
+    def then(self, eqn: _jaxpr.Equation, result: int, isometric: bool) -> View:
+        """The view after one more step: that result of the equation."""
+        steps = (*self.steps, (eqn, result))
+        return replace(self, steps=steps, isometric=self.isometric and isometric)
 
     def apply(self, leaf: jax.Array) -> jax.Array:
         """The steps, without the scale."""
-        return functools.reduce(lambda w, eqn: _jaxpr.bind(eqn, [w])[0], self.steps, leaf)
+        return functools.reduce(
+            lambda w, step: _jaxpr.bind(step[0], [w])[step[1]], self.steps, leaf
+        )
 
     def pull(self, J: jax.Array) -> jax.Array:
         """From `[o, *view.shape]` to `[o, *leaf.shape]`: the transpose of the steps."""

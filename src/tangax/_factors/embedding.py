@@ -33,7 +33,9 @@ class Embedding:
         """Ids out of range are clipped, or have no row: their cotangent reaches no parameter."""
         (G,) = cotangents
         size = self.shape[self.rows.axis]
-        ids = record.reshape(record.size, 1)
+        # Cast first: a vocabulary may be larger than the ids' own dtype can say.
+        wide = jnp.int32 if size < 2**31 else jnp.int64
+        ids = record.reshape(record.size, 1).astype(wide)
         if self.rows.clip:
             ids = jnp.clip(ids, 0, size - 1)
         ids = jnp.where((ids >= 0) & (ids < size), ids, size)
@@ -41,7 +43,7 @@ class Embedding:
         tokens = [a for a in range(1, G.ndim) if a not in offset]
         j = math.prod(self.shape) // size
         G = jnp.transpose(G, (0, *tokens, *offset)).reshape(G.shape[0], ids.shape[0], 1, j)
-        return Factored(OneHot(ids.astype(jnp.int32), size), G, self.layout())
+        return Factored(OneHot(ids, size), G, self.layout())
 
     def layout(self) -> Layout:
         """The table with the axis of rows in front."""
