@@ -1,6 +1,6 @@
 """Empirical kernels of any JAX function: NTK, NNGP, Taylor expansions."""
 
-from .empirical import EmpiricalKernel as EmpiricalKernel
+from ._get import EmpiricalKernel as EmpiricalKernel
 from .empirical import NtkImplementation as NtkImplementation
 from .empirical import empirical_kernel_fn as empirical_kernel_fn
 from .empirical import empirical_nngp_fn as empirical_nngp_fn

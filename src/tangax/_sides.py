@@ -270,6 +270,12 @@ def warn_if_batch_is_traced(pair: Pair, axes: list[KernelAxes], x1: Any) -> bool
     return False
 
 
+def warn_once(warned: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
+    """Warn of a traced batch axis, once for each kernel function."""
+    if not warned and warn_if_batch_is_traced(pair, axes, x1):
+        warned.add("traced")
+
+
 def user_stacklevel() -> int:
     """The `stacklevel` at which the caller's `warnings.warn` points at the user's line."""
     ours = (os.path.dirname(__file__) + os.sep, os.path.dirname(jax.__file__) + os.sep)

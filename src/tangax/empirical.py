@@ -10,17 +10,17 @@ the outputs are any pytrees. The functions returned can be wrapped in `jax.jit`.
 from __future__ import annotations
 
 import enum
-import functools
-from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from . import _modes
 from ._axes import Axes, KernelAxes, VmapAxes, split_vmap_axes
+from ._get import canonical_get, is_get, kernel_tuple
+from ._kernel import finish, full_precision, outer
 from ._memory import budget
 from ._plan import Plan
 from ._reference import jacobian_contraction, ntk_vector_products
@@ -29,7 +29,7 @@ from ._sides import (
     Side,
     check_examples_are_independent,
     pair_sides,
-    warn_if_batch_is_traced,
+    warn_once,
 )
 from ._structured import Factors, frames, kernels, make_plan, side_factors
 from ._trees import (
@@ -38,15 +38,9 @@ from ._trees import (
     is_concrete,
     is_hashable,
     join_arrays,
-    kernel_dtype,
     named_leaves,
     split_arrays,
 )
-
-Get = Literal["nngp", "ntk"]
-
-EmpiricalKernel = namedtuple("EmpiricalKernel", ["nngp", "ntk"])
-"""Both kernels, as `empirical_kernel_fn` returns them."""
 
 
 class NtkImplementation(enum.IntEnum):
@@ -509,60 +503,3 @@ def empirical_ntk_vp_fn(
         return pair.treedef.unflatten(product)
 
     return ntk_vp
-
-
-def outer(y1: jax.Array, y2: jax.Array, ax: KernelAxes) -> jax.Array:
-    """`f(x1) f(x2)^T` of one output."""
-    dtype = kernel_dtype(y1, y2)
-    kernel = jnp.einsum(y1, ax.first, y2, ax.second, ax.result, preferred_element_type=dtype)
-    return kernel / ax.size(y1.shape)
-
-
-def full_precision(precision: Any) -> Any:
-    """The context in which `f` is differentiated and factors are contracted.
-
-    Accelerators round the operands of float32 products to fewer bits unless they are told not to.
-    """
-    return jax.default_matmul_precision("highest" if precision is None else precision)
-
-
-def warn_once(warned: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
-    """Warn of a traced batch axis, once for each kernel function."""
-    if not warned and warn_if_batch_is_traced(pair, axes, x1):
-        warned.add("traced")
-
-
-def finish(same: bool, treedef: Any, axes: list[KernelAxes], kernels: list[jax.Array]) -> Any:
-    """The kernels in the tree of the outputs; of one set of examples, exactly symmetric."""
-    if same:
-        # The barrier keeps the compiler from rounding the two halves of the sum differently.
-        kernels = [
-            (k + jnp.transpose(k, ax.transposition())) / 2
-            for k, ax in zip(jax.lax.optimization_barrier(kernels), axes, strict=True)
-        ]
-    return treedef.unflatten(kernels)
-
-
-def is_get(get: Any) -> bool:
-    """Whether the third argument of `kernel_fn` names kernels rather than being parameters."""
-    return (
-        get is None
-        or isinstance(get, str)
-        or (isinstance(get, (tuple, list)) and bool(get) and all(isinstance(g, str) for g in get))
-    )
-
-
-def canonical_get(get: Any) -> tuple[str, ...]:
-    """`get` as a tuple of kernel names; `ValueError` unless each is known and named once."""
-    names = ("nngp", "ntk") if get is None else (get,) if isinstance(get, str) else get
-    lower = tuple(name.lower() for name in names) if is_get(names) else ()
-    if not lower or len(set(lower)) < len(lower) or not set(lower) <= {"nngp", "ntk"}:
-        msg = f"get must be 'nngp', 'ntk', a tuple of them each once, or None (both); got {get!r}."
-        raise ValueError(msg)
-    return lower
-
-
-@functools.cache
-def kernel_tuple(names: tuple[str, ...]) -> Any:
-    """The namedtuple of kernels in the order asked for."""
-    return EmpiricalKernel if names == ("nngp", "ntk") else namedtuple("EmpiricalKernel", names)

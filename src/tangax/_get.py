@@ -1,0 +1,35 @@
+"""Which kernels a call asks for, and the namedtuple that they come back in."""
+
+from __future__ import annotations
+
+import functools
+from collections import namedtuple
+from typing import Any
+
+EmpiricalKernel = namedtuple("EmpiricalKernel", ["nngp", "ntk"])
+"""Both kernels, as `empirical_kernel_fn` returns them."""
+
+
+def is_get(get: Any) -> bool:
+    """Whether the third argument of `kernel_fn` names kernels rather than being parameters."""
+    return (
+        get is None
+        or isinstance(get, str)
+        or (isinstance(get, (tuple, list)) and bool(get) and all(isinstance(g, str) for g in get))
+    )
+
+
+def canonical_get(get: Any) -> tuple[str, ...]:
+    """`get` as a tuple of kernel names; `ValueError` unless each is known and named once."""
+    names = ("nngp", "ntk") if get is None else (get,) if isinstance(get, str) else get
+    lower = tuple(name.lower() for name in names) if is_get(names) else ()
+    if not lower or len(set(lower)) < len(lower) or not set(lower) <= {"nngp", "ntk"}:
+        msg = f"get must be 'nngp', 'ntk', a tuple of them each once, or None (both); got {get!r}."
+        raise ValueError(msg)
+    return lower
+
+
+@functools.cache
+def kernel_tuple(names: tuple[str, ...]) -> Any:
+    """The namedtuple of kernels in the order asked for."""
+    return EmpiricalKernel if names == ("nngp", "ntk") else namedtuple("EmpiricalKernel", names)
