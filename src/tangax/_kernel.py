@@ -21,12 +21,23 @@ def outer(y1: jax.Array, y2: jax.Array, ax: KernelAxes) -> jax.Array:
 def finish(same: bool, treedef: Any, axes: list[KernelAxes], kernels: list[jax.Array]) -> Any:
     """The kernels in the tree of the outputs; of one set of examples, exactly symmetric."""
     if same:
-        # The barrier keeps the compiler from rounding the two halves of the sum differently.
-        kernels = [
-            (k + jnp.transpose(k, ax.transposition())) / 2
-            for k, ax in zip(jax.lax.optimization_barrier(kernels), axes, strict=True)
-        ]
+        kernels = [mirrored(k, ax) for k, ax in zip(kernels, axes, strict=True)]
     return treedef.unflatten(kernels)
+
+
+def mirrored(kernel: jax.Array, ax: KernelAxes) -> jax.Array:
+    """The kernel with its lower half copied from the upper one.
+
+    A copy, not a mean: fused into what comes before it, a sum of two entries is rounded as its
+    order has it, and the two halves would differ in the last bit.
+    """
+    twins = ax.transposition()
+    upper, equal = jnp.zeros(kernel.shape, bool), jnp.ones(kernel.shape, bool)
+    for axis, twin in enumerate(twins):
+        if axis < twin:
+            a, b = (jax.lax.broadcasted_iota(int, kernel.shape, p) for p in (axis, twin))
+            upper, equal = upper | (equal & (a < b)), equal & (a == b)
+    return jnp.where(upper | equal, kernel, jnp.transpose(kernel, twins))
 
 
 def full_precision(precision: Any) -> Any:
