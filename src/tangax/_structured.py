@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from . import _contract, _jaxpr, _modes, _sites
 from ._axes import Axes, KernelAxes, kernel_axes
-from ._contract import Frame, Term
+from ._contract import Frame
 from ._factors import Factor, Layout, Materialised, materialise
 from ._plan import Plan
 from ._plan import row as make_row
@@ -144,16 +144,6 @@ def in_leaf(factors: list[Factor]) -> Materialised:
     return Materialised(functools.reduce(jnp.add, map(flat, factors)))
 
 
-def plan(
-    first: Factors, second: Factors, frame: Frame, memory: int, *, factored: bool
-) -> list[Term]:
-    """The planned order of every pair, from shapes."""
-    return [
-        _contract.plan_pair(f1, f2, frame, memory, factored=factored)
-        for f1, f2 in pair_factors(first, second)
-    ]
-
-
 def kernels(
     first: Factors, second: Factors, every: list[Frame], memory: int, *, factored: bool
 ) -> list[jax.Array]:
@@ -165,7 +155,7 @@ def kernels(
             f1,
             f2,
             frame,
-            plan(first, second, frame, memory, factored=factored),
+            [_contract.plan_pair(a, b, frame, memory, factored=factored) for a, b in pairs],
             jnp.promote_types(first.meta.dtypes[r], second.meta.dtypes[r]),
         )
         for r, frame in enumerate(every)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _modes
-from ._axes import Axes, KernelAxes, VmapAxes, split_vmap_axes
+from ._axes import Axes, VmapAxes, split_vmap_axes
 from ._get import canonical_get, is_get, kernel_tuple
 from ._kernel import finish, full_precision, outer
 from ._memory import budget
@@ -199,7 +199,8 @@ class NtkFn:
             axes = pair.axes(self.trace_axes, self.diagonal_axes)
             warn_once(self._warned, pair, axes, x1)
             if self.implementation in _PLAIN:
-                return (finish(pair.same, pair.treedef, axes, self._plain(pair, axes)),)
+                plain = _PLAIN[NtkImplementation(self.implementation)](pair, axes)
+                return (finish(pair.same, pair.treedef, axes, plain),)
             factors1 = self._side_factors(pair, pair.first)
             factors2 = factors1 if pair.same else self._side_factors(pair, pair.second)
             methods = {"ntk": self._contract, "nngp": self._nngp}
@@ -216,10 +217,6 @@ class NtkFn:
         return pair_sides(
             self.f, x1, x2, params, self.vmap_axes, kwargs, differentiate=True, split=split
         )
-
-    def _plain(self, pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
-        """The kernels by a plain method."""
-        return _PLAIN[NtkImplementation(self.implementation)](pair, axes)
 
     def _side_factors(self, pair: Pair, side: Side) -> Factors:
         assert pair.params is not None
