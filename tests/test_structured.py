@@ -1,5 +1,6 @@
 """The factor engine: which kinds of sites are found, and that every way to contract agrees."""
 
+import itertools
 import re
 import warnings
 
@@ -14,9 +15,10 @@ import pytest
 from test_empirical import assert_equal
 
 import tangax as nt
-from tangax import _contract
+from tangax import _contract, _planner
 from tangax._axes import KernelAxes
 from tangax._factors import Factored, Layout, Materialised, OneHot, product
+from tangax._frame import Frame
 from tangax._memory import budget
 
 # --- kinds ----------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def test_a_wide_layer_is_never_materialised():
     plan = nt.empirical_ntk_fn(mlp, (), vmap_axes=0).explain(x, None, params)
     (row,) = (row for row in plan.rows if row.leaf == "params['w1']")
     assert row.order == "gram"
-    assert row.largest <= 20 * 20 * 10 * 10
+    assert row.largest <= 20 * 20 * (1 + 10 * 10)
 
 
 def test_an_embedding_does_not_pay_for_its_vocabulary():
@@ -189,8 +191,8 @@ CHOICES = [((), ()), ((1,), ()), ((), (0,)), ((0,), (1,)), ((0, 1), ())]
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("implementation", [0, 3])
-def test_blocks_of_examples_change_nothing(choice, implementation):
-    """A budget of one byte: examples one by one."""
+def test_blocks_of_outputs_change_nothing(choice, implementation):
+    """A budget of one byte: outputs one by one."""
     names = ("dense", "conv_strides", "embedding_take")
     case = cases.get(names[(CHOICES.index(choice) + implementation) % 3])
     x1, x2 = case.x1[:2], case.x2[:2]
@@ -200,7 +202,7 @@ def test_blocks_of_examples_change_nothing(choice, implementation):
         case.f, trace, diagonal, 0, implementation=implementation, memory=1
     )
     plan = ntk_fn.explain(x1, x2, case.params)
-    assert {row.blocks for row in plan.rows} == {(1, 1)}
+    assert [block.sizes for block in plan.blocks] == [(1, 1, 1, 1)]
     expected = oracles.naive_ntk(
         case.f, case.params, x1, x2, trace_axes=trace, diagonal_axes=diagonal
     )
@@ -237,28 +239,35 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
         n = m = 1
     shapes = [(o,) if batch is None else (count, o) for count in (n, m)]
     ax = KernelAxes(len(shapes[0]), trace, diagonal)
-    place = _contract.Frame(ax, batch, (0, 0), *shapes)
+    place = Frame(ax, batch, (0, 0), *shapes)
     f1, f2 = random_factors(0, hot, n, 4, o), random_factors(7, hot, m, 3, o)
     J1, J2 = (jax.vmap(product)(f).reshape(-1, o, 2 * 4 * 5) for f in (f1, f2))
     if batch is None:
         J1, J2 = J1[0], J2[0]
     expected = jnp.einsum(J1, [*ax.first, 99], J2, [*ax.second, 99], ax.result)
-    for order in _contract.allowed(f1, f2):
-        for blocks in ((n, m), (2, 1)) if batch is not None else ((1, 1),):
-            term = _contract.Term(order, 0, 0, 0, blocks)
-            kernel = _contract.contract([f1], [f2], place, [term], np.dtype(float))
-            np.testing.assert_allclose(
-                kernel * ax.size(shapes[0]), expected, rtol=1e-12, atol=1e-12
-            )
+    pair = [_contract.unfolded(f, place.counts(side)) for side, f in enumerate((f1, f2))]
+    zero = jnp.zeros(place.kernel_shape(*place.counts(0)[::2], place.counts(1)[2]))
+    for order in _planner.allowed(*pair):
+        for tiles in ((n, m), (2, 1)) if batch is not None else ((1, 1),):
+            if place.joint and tiles != (n, m):
+                tiles = (2, 2)
+            for built, groups in itertools.product((False, True), (1, 2)):
+                if built and order != "materialise":
+                    continue
+                term = _contract.Term(order, tiles, groups, built)
+                kernel = place.restored(_contract.contract([pair], place, [term], zero))
+                np.testing.assert_allclose(kernel, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_factors_of_different_layouts_meet_in_the_leaf():
     f1 = random_factors(0, False, 2, 3, 2)
     J2 = Materialised(uniform(9, 2, 2, 2 * 4 * 5))
-    place = _contract.Frame(KernelAxes(2, (), ()), 0, (0, 0), (2, 2), (2, 2))
-    term = _contract.plan_pair(f1, J2, place, 2**20, factored=True)
+    place = Frame(KernelAxes(2, (), ()), 0, (0, 0), (2, 2), (2, 2))
+    f1, f2 = _contract.unfolded(f1, (1, 1, 2)), _contract.unfolded(J2, (1, 1, 2))
+    term = _planner.plan_pair(f1, f2, place, 2**20, factored=True).term
     assert term.order == "materialise"
-    kernel = _contract.contract([f1], [J2], place, [term], np.dtype(float))
+    kernel = _contract.contract([(f1, f2)], place, [term], jnp.zeros((2, 2, 1, 2, 2)))
+    kernel, f1 = place.restored(kernel), random_factors(0, False, 2, 3, 2)
     J1 = jax.vmap(product)(f1).reshape(2, 2, -1)
     np.testing.assert_allclose(kernel, jnp.einsum("nop,mqp->nmoq", J1, J2.J), rtol=1e-12)
 
@@ -266,10 +275,13 @@ def test_factors_of_different_layouts_meet_in_the_leaf():
 def test_costs_are_those_of_the_design():
     n, m, s, t, k, i, j, o = 3, 2, 4, 5, 2, 7, 6, 3
     f1, f2 = random_factors(0, False, n, s, o, k, i, j), random_factors(1, False, m, t, o, k, i, j)
-    place = _contract.Frame(KernelAxes(2, (), ()), 0, (0, 0), (n, o), (m, o))
+    place = Frame(KernelAxes(2, (), ()), 0, (0, 0), (n, o), (m, o))
     cost = {
-        order: _contract.cost(
-            _contract.sliced(f1, place, 0), _contract.sliced(f2, place, 1), place, order, (n, m)
+        order: _planner.cost(
+            _contract.unfolded(f1, (1, 1, o)),
+            _contract.unfolded(f2, (1, 1, o)),
+            place,
+            _contract.Term(order, (n, m), k),
         ).multiply_adds
         for order in _contract.ORDERS
     }

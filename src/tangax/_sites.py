@@ -2,9 +2,9 @@
 
 `find` walks a jaxpr once. A value that only moves a parameter's entries is a `View`; the equation
 that consumes a view is a `Site`. `find` returns a `Program`: the jaxpr with an action for every
-equation that a parameter reaches directly. `factors` runs the program once with zeros added to the
-results of every site; one `vjp` over a basis of the outputs gives every `G`, the operands kept on
-the way give every `A`.
+equation that a parameter reaches directly. `run` evaluates the program with zeros added to the
+results of every site: the cotangents of the zeros are every `G`, the operands kept on the way give
+every `A`, and `collected` makes the factors of them.
 """
 
 from __future__ import annotations
@@ -93,12 +93,16 @@ class Program:
 
 @dataclass(frozen=True)
 class Found:
-    """What `explain` tells of a use: the parameter, the kind, the equation, the loops around it."""
+    """What `explain` tells of a use: the parameter, the kind, the equation, the user's line.
+
+    `why`: what keeps it from being factored, if anything does.
+    """
 
     leaf: int
     kind: str
     primitive: str
     source: str
+    why: str = ""
 
 
 def find(jaxpr: _jaxpr.Jaxpr, leaves: int) -> Program:
@@ -334,24 +338,17 @@ def _run_loop(
 # Taking factors
 
 
-def factors(
-    program: Program, leaves: list[jax.Array], data: list[jax.Array]
-) -> tuple[list[jax.Array], list[list[Factor]]]:
-    """The outputs of one example, and every leaf's factors, without cross terms between them.
+def collected(
+    program: Program, leaves: int, cotangents: list[Any], records: list[Any]
+) -> list[list[Factor]]:
+    """Every leaf's factors for one example, without cross terms between them.
 
-    `o` runs over all outputs in order.
+    `cotangents`: `[o, ...]` for every zero that was added; `records`: those of `run`.
     """
-
-    def tapped(taps: list[Any]) -> tuple[list[jax.Array], list[Any]]:
-        results, _, records = run(program, [*leaves, *data], {}, taps)
-        return [jnp.asarray(y) for y in results], records
-
-    outputs, pullback, records = jax.vjp(tapped, zeros(program), has_aux=True)
-    (cotangents,) = jax.vmap(pullback)(basis(outputs))
-    by_leaf: list[list[Factor]] = [[] for _ in leaves]
+    by_leaf: list[list[Factor]] = [[] for _ in range(leaves)]
     for leaf, factor in _collect(program, cotangents, records):
         by_leaf[leaf].append(factor)
-    return outputs, [list(map(flat, grouped(found))) for found in by_leaf]
+    return [list(map(flat, grouped(found))) for found in by_leaf]
 
 
 def flat(factor: Factor) -> Factor:
@@ -361,7 +358,7 @@ def flat(factor: Factor) -> Factor:
     return factor
 
 
-def basis(outputs: list[jax.Array]) -> list[jax.Array]:
+def basis(outputs: Sequence[jax.ShapeDtypeStruct]) -> list[jax.Array]:
     """The unit cotangents of all outputs, `[o, *output.shape]` each."""
     total = sum(y.size for y in outputs)
     eyes, start = [], 0
@@ -418,7 +415,7 @@ def _loop_factors(loop: Loop, G: list[Any], record: list[Any]) -> Iterator[Any]:
 
 
 def describe(program: Program) -> Iterator[Found]:
-    """Every use, for a person to read, in the order of `factors`."""
+    """Every use, for a person to read, in the order of `collected`."""
     for action in program.actions:
         if isinstance(action, Site):
             yield from _describe_site(action)
@@ -437,4 +434,9 @@ def _describe_site(site: Site) -> Iterator[Found]:
     for use in site.uses:
         primitive = "return" if site.eqn is None else _jaxpr.name(site.eqn)
         where = "" if site.eqn is None else _jaxpr.source(site.eqn)
-        yield Found(use.view.leaf, use.kind.name, primitive, where)
+        why = ""
+        if use.kind.name == "generic":
+            why = f"there is no factored form for {primitive}"
+        elif not use.view.isometric:
+            why = f"its entries are repeated before they enter {primitive}"
+        yield Found(use.view.leaf, use.kind.name, primitive, where, why)

@@ -1,116 +1,43 @@
-"""The factor engine: the factors of one side, and the kernel of two sides from their factors."""
+"""The factor engine: the kernel of two sides, from factors taken block by block of outputs."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from . import _contract, _jaxpr, _modes, _sites
+from . import _contract, _planner
 from ._axes import Axes, KernelAxes, kernel_axes
-from ._contract import Frame
+from ._contract import completed
 from ._factors import Factor, Layout, Materialised, materialise
-from ._plan import Plan
-from ._plan import row as make_row
-from ._sides import Pair, Side
-from ._trees import Params, kernel_dtype
-
-logger = logging.getLogger("tangax")
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What is static of one side's factors: outputs by name, shape, batch axis; the tree."""
-
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    out_axes: tuple[int | None, ...]
-    dtypes: tuple[Any, ...]
-    treedef: Any
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["outputs", "by_leaf"], meta_fields=["meta"])
-@dataclass(frozen=True)
-class Factors:
-    """The Jacobian of `f` over the examples of one input, factored leaf by leaf.
-
-    `outputs` are `f(params, x)`, leaf by leaf; `by_leaf` holds, for every floating-point leaf of
-    the parameters, its factors with a leading axis of examples.
-    """
-
-    outputs: list[jax.Array]
-    by_leaf: list[list[Factor]]
-    meta: Meta
-
-
-def trace_side(side: Side, leaves: list[jax.Array]) -> _sites.Program:
-    """The program of one example."""
-    data = [
-        jax.ShapeDtypeStruct((*d.shape[:a], *d.shape[a + 1 :]), d.dtype)
-        for d, a in zip(side.data, side.axes, strict=True)
-    ]
-    return _sites.find(_jaxpr.trace(side.example, leaves, data), len(leaves))
-
-
-def side_factors(side: Side, leaves: list[jax.Array], names: list[str], treedef: Any) -> Factors:
-    """The factors of every example of one side."""
-    program = trace_side(side, leaves)
-    try:
-        stacked = side.map(lambda data: _sites.factors(program, leaves, data))
-    except (TypeError, ValueError, NotImplementedError):
-        if _modes.has_reverse_mode(lambda w: side.batch(w, side.data), leaves):
-            raise
-        logger.info("f has no reverse mode: its whole Jacobian is taken in forward mode.")
-        stacked = side.map(lambda data: whole_jacobian(side, leaves, data))
-    outputs, by_leaf = stacked
-    if side.n is None:
-        by_leaf = jax.tree.map(lambda a: a[None], by_leaf)
-    else:
-        outputs = [jnp.moveaxis(y, 0, a) for y, a in zip(outputs, side.out_axes, strict=True)]  # pyright: ignore[reportArgumentType]
-    dtypes = tuple(kernel_dtype(y, *leaves) for y in side.outputs)
-    shapes = tuple(y.shape for y in side.outputs)
-    meta = Meta(tuple(names), shapes, tuple(side.out_axes), dtypes, treedef)
-    return Factors(outputs, by_leaf, meta)
-
-
-def whole_jacobian(
-    side: Side, leaves: list[jax.Array], data: list[jax.Array]
-) -> tuple[list[jax.Array], list[list[Factor]]]:
-    """Outputs and whole Jacobians of one example, by forward mode."""
-
-    def flat(w: list[jax.Array]) -> jax.Array:
-        return jnp.concatenate([jnp.ravel(y) for y in side.example(w, data)])
-
-    rows = _modes.jacobian(flat, leaves)
-    outputs = side.example(leaves, data)
-    return outputs, [
-        [Materialised(j.reshape(j.shape[0], w.size))] for j, w in zip(rows, leaves, strict=True)
-    ]
+from ._frame import Block, D, Frame, O, Q, added, loop, masked, product
+from ._linear import ByLeaf, Meta, Source, on_cotangents
+from ._planner import OutputPlan
 
 
 def frames(meta1: Meta, meta2: Meta, trace: Axes, diagonal: Axes) -> list[Frame]:
     """The frame of each output's kernel."""
     found, starts = [], (0, 0)
-    for name, shape1, shape2, axis in zip(
-        meta1.names, meta1.shapes, meta2.shapes, meta1.out_axes, strict=True
+    sizes = zip(meta1.sizes(), meta2.sizes(), strict=True)
+    for name, shape1, shape2, axis, (size1, size2) in zip(
+        meta1.names, meta1.shapes, meta2.shapes, meta1.out_axes, sizes, strict=True
     ):
         ax: KernelAxes = kernel_axes(name, shape1, shape2, trace, diagonal)
-        frame = Frame(ax, axis, starts, shape1, shape2)
-        sizes = [math.prod(frame.example(side)) for side in (0, 1)]
-        starts = (starts[0] + sizes[0], starts[1] + sizes[1])
-        found.append(frame)
+        found.append(Frame(ax, axis, starts, shape1, shape2))
+        starts = (starts[0] + size1, starts[1] + size2)
     return found
 
 
-def pair_factors(first: Factors, second: Factors) -> list[tuple[Factor, Factor]]:
+# Pairs of factors
+
+
+def pair_factors(first: ByLeaf, second: ByLeaf) -> list[tuple[Factor, Factor]]:
     """The pairs of factors that the kernel is a sum over, of each leaf in turn."""
-    pairs = zip(first.by_leaf, second.by_leaf, strict=True)
+    pairs = zip(first, second, strict=True)
     return [pair for f1, f2 in pairs for pair in leaf_pairs(f1, f2)]
 
 
@@ -144,46 +71,118 @@ def in_leaf(factors: list[Factor]) -> Materialised:
     return Materialised(functools.reduce(jnp.add, map(flat, factors)))
 
 
+def unfolded(
+    pairs: list[tuple[Factor, Factor]],
+    counts1: tuple[int, int, int],
+    counts2: tuple[int, int, int],
+) -> list[tuple[Factor, Factor]]:
+    """Pairs with their outputs as `d, r, o` and `d, r, q`; a factor beside itself stays one."""
+    found = []
+    for f1, f2 in pairs:
+        first = _contract.unfolded(f1, counts1)
+        found.append((first, first if f2 is f1 else _contract.unfolded(f2, counts2)))
+    return found
+
+
+# Kernels
+
+
 def kernels(
-    first: Factors, second: Factors, every: list[Frame], memory: int, *, factored: bool
+    first: Source, second: Source, every: list[Frame], memory: int, *, factored: bool
 ) -> list[jax.Array]:
     """The kernel of every output."""
-    pairs = pair_factors(first, second)
-    f1, f2 = [a for a, _ in pairs], [b for _, b in pairs]
+    plans = plan_outputs(first, second, every, memory, factored=factored)
+    if all(plan.whole for plan in plans):  # one backward pass serves all outputs
+        same = first is second
+        first = first.whole()
+        second = first if same else second.whole()
     return [
-        _contract.contract(
-            f1,
-            f2,
-            frame,
-            [_contract.plan_pair(a, b, frame, memory, factored=factored) for a, b in pairs],
-            jnp.promote_types(first.meta.dtypes[r], second.meta.dtypes[r]),
-        )
-        for r, frame in enumerate(every)
+        frame.restored(output_kernel(first, second, frame, r, plan)) / frame.ax.size(frame.shape1)
+        for r, (frame, plan) in enumerate(zip(every, plans, strict=True))
     ]
 
 
-def make_plan(pair: Pair, params: Params, *, frames_of: Any, memory: int, factored: bool) -> Plan:
-    """What a kernel call will do; traces, and computes nothing."""
-    sides = [pair.first] if pair.same else [pair.first, pair.second]
-    programs = [trace_side(side, params.leaves) for side in sides]
-    every = [side_factors(side, params.leaves, pair.names, pair.treedef) for side in sides]
-    first, second = every[0], every[-1]
-    sites = list(_sites.describe(programs[0]))
-    rows = []
-    for name, frame in zip(pair.names, frames_of(first.meta, second.meta), strict=True):
-        label = name if len(pair.names) > 1 else ""
-        for leaf, (f1, f2) in enumerate(zip(first.by_leaf, second.by_leaf, strict=True)):
-            for a, b in leaf_pairs(f1, f2):
-                term = _contract.plan_pair(a, b, frame, memory, factored=factored)
-                found = tuple(site for site in sites if site.leaf == leaf)
-                shape = tuple(params.leaves[leaf].shape)
-                rows.append(make_row(params.paths[leaf], shape, label, found, a, term))
-    passes, backward = 0, 0
-    for side, program in zip(sides, programs, strict=True):
-        one = _jaxpr.multiply_adds(program.jaxpr) * (1 if side.n is None else side.n)
-        outputs = sum(
-            math.prod(d for a, d in enumerate(y.shape) if a != axis)
-            for y, axis in zip(side.outputs, side.out_axes, strict=True)
-        )
-        passes, backward = passes + one, backward + one * outputs
-    return Plan(tuple(rows), passes, backward, memory)
+def plan_outputs(
+    first: Source, second: Source, every: list[Frame], memory: int, *, factored: bool
+) -> list[OutputPlan]:
+    """The plan of every output, from the shapes of the factors of a single entry."""
+    unit1 = first.unit
+    unit2 = unit1 if second is first else second.unit
+    loads = first.load(), second.load()
+    pairs = shapes_of_pairs(unit1, unit2)
+    return [_planner.plan_output(pairs, frame, loads, memory, factored=factored) for frame in every]
+
+
+def shapes_of_pairs(unit1: ByLeaf, unit2: ByLeaf) -> list[tuple[Factor, Factor]]:
+    """The pairs of two sides by shape; of one side with itself, each beside itself."""
+    if unit1 is unit2:
+        return [(f, f) for leaf in unit1 for f in leaf]
+    return jax.eval_shape(pair_factors, unit1, unit2)
+
+
+def output_kernel(
+    first: Source, second: Source, frame: Frame, output: int, plan: OutputPlan
+) -> jax.Array:
+    """The kernel of one output as `frame.labels`, block by block.
+
+    Of one side with itself, blocks below the diagonal are left out.
+    """
+    same = first is second
+    d, r, o, q = plan.d, plan.r, plan.o, plan.q
+    terms = [cost.term for cost in plan.costs]
+    dtype = jnp.promote_types(first.meta.dtypes[output], second.meta.dtypes[output])
+
+    def part(f1: ByLeaf, f2: ByLeaf) -> jax.Array:
+        counts1, counts2 = (d.size, r.size, o.size), (d.size, r.size, q.size)
+        pairs = unfolded(pair_factors(f1, f2), counts1, counts2)
+        zero = jnp.zeros(frame.kernel_shape(d.size, o.size, q.size), dtype)
+        return _contract.contract(pairs, frame, terms, zero)
+
+    if plan.whole:
+        f1 = first.block(output, frame.places(0).ravel())
+        kernel = part(f1, f1 if same else second.block(output, frame.places(1).ravel()))
+        return completed(kernel, frame, outputs_first=False) if same else kernel
+    first = first.held()
+    second = first if same else second.held()
+
+    def row(kernel: jax.Array, a: Any, b: Any, c: Any) -> jax.Array:
+        f1 = taken(first, output, frame.places(0), (d, r, o), (a, b, c))
+
+        def column(kernel: jax.Array, e: Any) -> jax.Array:
+            def computed() -> jax.Array:
+                if same and o.whole and q.whole:
+                    return part(f1, f1)
+                return part(f1, taken(second, output, frame.places(1), (d, r, q), (a, b, e)))
+
+            shape = frame.kernel_shape(d.size, o.size, q.size)
+            block = (
+                jax.lax.cond(e + q.size <= c, lambda: jnp.zeros(shape, dtype), computed)
+                if same and not o.whole
+                else computed()
+            )
+            starts = {D: a, O: c, Q: e}
+            return added(kernel, block, [starts.get(label, 0) for label in frame.labels])
+
+        return loop(column, kernel, q.starts)
+
+    zero = jnp.zeros(frame.kernel_shape(d.count, o.count, q.count), dtype)
+    kernel = loop(row, zero, *product(d.starts, r.starts, o.starts))
+    return completed(kernel, frame, outputs_first=not o.whole) if same else kernel
+
+
+def taken(
+    source: Source,
+    output: int,
+    places: np.ndarray,
+    blocks: tuple[Block, Block, Block],
+    starts: tuple[Any, Any, Any],
+) -> ByLeaf:
+    """The factors of one block of an output; zero where an earlier block had them."""
+    sizes = [block.size for block in blocks]
+    index = jax.lax.dynamic_slice(jnp.asarray(places), starts, sizes).ravel()
+    by_leaf = source.block(output, index)
+    fresh = [block.fresh(start) for block, start in zip(blocks, starts, strict=True)]
+    if all(kept is None for kept in fresh):
+        return by_leaf
+    kept = masked(jnp.ones(sizes, bool), fresh).ravel()
+    return on_cotangents(lambda G: masked(G, [None, kept]), by_leaf)

@@ -21,8 +21,9 @@ from . import _modes
 from ._axes import Axes, VmapAxes, split_vmap_axes
 from ._get import canonical_get, is_get, kernel_tuple
 from ._kernel import finish, full_precision, outer
+from ._linear import Factors, Source, linearise
 from ._memory import budget
-from ._plan import Plan
+from ._plan import Plan, make_plan
 from ._reference import jacobian_contraction, ntk_vector_products
 from ._sides import (
     Pair,
@@ -31,7 +32,7 @@ from ._sides import (
     pair_sides,
     warn_once,
 )
-from ._structured import Factors, frames, kernels, make_plan, side_factors
+from ._structured import frames, kernels
 from ._trees import (
     check_same_structure,
     floats_as_arrays,
@@ -195,21 +196,21 @@ class NtkFn:
         with full_precision(self.precision):
             pair = self._pair(what, x1, x2, params, kwargs)
             if what == "factors":
-                return self._side_factors(pair, pair.first)
+                return self._source(pair, pair.first).whole()
             axes = pair.axes(self.trace_axes, self.diagonal_axes)
             warn_once(self._warned, pair, axes, x1)
             if self.implementation in _PLAIN:
                 plain = _PLAIN[NtkImplementation(self.implementation)](pair, axes)
                 return (finish(pair.same, pair.treedef, axes, plain),)
-            factors1 = self._side_factors(pair, pair.first)
-            factors2 = factors1 if pair.same else self._side_factors(pair, pair.second)
+            first = self._source(pair, pair.first)
+            second = first if pair.same else self._source(pair, pair.second)
             methods = {"ntk": self._contract, "nngp": self._nngp}
-            return tuple(methods[name](factors1, factors2, pair.same) for name in what)
+            return tuple(methods[name](first, second) for name in what)
 
     def _halves(self, first: Factors, second: Factors, same: bool) -> Any:
         """`_contract` at the precision asked for; of one side with itself, pairs are symmetric."""
         with full_precision(self.precision):
-            return self._contract(first, first if same else second, same)
+            return self._contract(first, first if same else second)
 
     def _pair(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Pair:
         """Both sides; one of them for factors, whose keyword arguments are not pairs."""
@@ -218,24 +219,24 @@ class NtkFn:
             self.f, x1, x2, params, self.vmap_axes, kwargs, differentiate=True, split=split
         )
 
-    def _side_factors(self, pair: Pair, side: Side) -> Factors:
+    def _source(self, pair: Pair, side: Side) -> Source:
         assert pair.params is not None
-        return side_factors(side, pair.params.leaves, pair.names, pair.treedef)
+        return linearise(side, pair.params.leaves, pair.names, pair.treedef)
 
-    def _contract(self, first: Factors, second: Factors, same: bool) -> Any:
-        """The NTK of two sets of factors."""
+    def _contract(self, first: Source, second: Source) -> Any:
+        """The NTK of two sides."""
         every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
         found = kernels(first, second, every, budget(self.memory), factored=self._factored)
-        return finish(same, first.meta.treedef, [frame.ax for frame in every], found)
+        return first.meta.treedef.unflatten(found)
 
-    def _nngp(self, first: Factors, second: Factors, same: bool) -> Any:
+    def _nngp(self, first: Source, second: Source) -> Any:
         """The NNGP from the outputs that came with the factors."""
         every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
         axes = [frame.ax for frame in every]
         found = [
             outer(a, b, ax) for a, b, ax in zip(first.outputs, second.outputs, axes, strict=True)
         ]
-        return finish(same, first.meta.treedef, axes, found)
+        return finish(first is second, first.meta.treedef, axes, found)
 
     @property
     def _factored(self) -> bool:

@@ -1,0 +1,298 @@
+"""The Jacobian of `f` over the examples of one side, in factors: of all outputs, or block by block.
+
+`Linear` holds what one forward pass leaves behind and takes the factors of any outputs on demand;
+`Factors` holds those of all outputs, and is what a user may keep.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _jaxpr, _modes, _sites
+from ._factors import Factor, Factored, Materialised
+from ._planner import Load
+from ._sides import Side
+from ._trees import kernel_dtype
+
+logger = logging.getLogger("tangax")
+
+ByLeaf = list[list[Factor]]
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What is static of one side's factors: outputs by name, shape, batch axis; the tree."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    out_axes: tuple[int | None, ...]
+    dtypes: tuple[Any, ...]
+    treedef: Any
+
+    def sizes(self) -> list[int]:
+        """The number of outputs of one example, for each output of `f`."""
+        return [
+            math.prod(d for a, d in enumerate(shape) if a != axis)
+            for shape, axis in zip(self.shapes, self.out_axes, strict=True)
+        ]
+
+
+class Source(Protocol):
+    """The factors of one side."""
+
+    @property
+    def meta(self) -> Meta:
+        """What is static."""
+        ...
+
+    @property
+    def outputs(self) -> list[jax.Array]:
+        """`f(params, x)`, leaf by leaf."""
+        ...
+
+    def whole(self) -> Factors:
+        """The factors of all outputs."""
+        ...
+
+    def block(self, output: int, index: Any) -> ByLeaf:
+        """The factors, `[n, len(index), ...]`, of some of the entries of one output of `f`."""
+        ...
+
+    def held(self) -> Source:
+        """What does not depend on the outputs asked for, computed now."""
+        ...
+
+    @property
+    def unit(self) -> ByLeaf:
+        """The shapes of the factors of a single entry of any output."""
+        ...
+
+    def load(self) -> Load:
+        """The bytes held."""
+        ...
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["outputs", "by_leaf"], meta_fields=["meta"])
+@dataclass(frozen=True)
+class Factors:
+    """The Jacobian of `f` over the examples of one input, factored leaf by leaf.
+
+    `outputs` are `f(params, x)`, leaf by leaf; `by_leaf` holds, for every floating-point leaf of
+    the parameters, its factors with a leading axis of examples.
+    """
+
+    outputs: list[jax.Array]
+    by_leaf: ByLeaf
+    meta: Meta
+
+    def whole(self) -> Factors:
+        """Themselves."""
+        return self
+
+    def block(self, output: int, index: Any) -> ByLeaf:
+        """Some of the entries of one output."""
+        sizes = self.meta.sizes()
+        start, count = sum(sizes[:output]), sizes[output]
+        if isinstance(index, np.ndarray) and np.array_equal(index, np.arange(count)):
+            return on_cotangents(lambda G: G[:, start : start + count], self.by_leaf)
+        return on_cotangents(lambda G: jnp.take(G, start + index, axis=1), self.by_leaf)
+
+    def held(self) -> Factors:
+        """Themselves."""
+        return self
+
+    @property
+    def unit(self) -> ByLeaf:
+        """The shapes of the factors of a single entry of any output."""
+        one = self.by_leaf if self.meta.shapes else []
+        return jax.eval_shape(lambda: on_cotangents(lambda G: G[:, :1], one))
+
+    def load(self) -> Load:
+        """Blocks of them are copies; they themselves are the caller's."""
+        return Load(0, size([cotangent(f) for leaf in self.unit for f in leaf]))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`f` linearised at every example of one side: cotangents in, factors out.
+
+    `pullback` and `records` are those of `tapped`; `unit`: shapes of the factors of one output;
+    `fixed`: the factors `A`, once computed.
+    """
+
+    meta: Meta
+    outputs: list[jax.Array]
+    program: _sites.Program
+    pullback: Callable[..., Any]
+    records: Any
+    n: int | None
+    taps: Any
+    leaves: list[jax.Array]
+    unit: ByLeaf
+    fixed: list[list[Any]] | None = None
+
+    def whole(self) -> Factors:
+        """The factors of all outputs, from one backward pass for each."""
+        return Factors(self.outputs, self._taken(_sites.basis(self._examples())), self.meta)
+
+    def block(self, output: int, index: Any) -> ByLeaf:
+        """Some of the entries of one output."""
+        cotangents = []
+        for r, y in enumerate(self._examples()):
+            rows = jnp.zeros((len(index), y.size), y.dtype)
+            if r == output:
+                rows = rows.at[jnp.arange(len(index)), index].set(1)
+            cotangents.append(rows.reshape(len(index), *y.shape))
+        by_leaf = self._taken(cotangents)
+        if self.fixed is None:
+            return by_leaf
+        return [
+            [f if A is None else replace(f, A=A) for f, A in zip(*leaf, strict=True)]
+            for leaf in zip(by_leaf, self.fixed, strict=True)
+        ]
+
+    def held(self) -> Linear:
+        """The same, with the factors that do not depend on the outputs computed once."""
+        by_leaf = self.block(0, jnp.zeros(1, int))
+        fixed = [[f.A if isinstance(f, Factored) else None for f in leaf] for leaf in by_leaf]
+        return replace(self, fixed=fixed)
+
+    def load(self) -> Load:
+        """Residuals, records and `A`; for each output its cotangents, and factors made of them."""
+        factors = [f for leaf in self.unit for f in leaf]
+        fixed = [f.A for f in factors if isinstance(f, Factored)]
+        kept = [self.outputs, self.records, fixed, jax.tree.leaves(self.pullback)]
+        own = {id(leaf) for leaf in self.leaves}
+        arrays = [a for a in jax.tree.leaves(kept) if id(a) not in own]
+        per_output = size(self.taps) + size(list(map(cotangent, factors)))
+        return Load(size(arrays), per_output)
+
+    def _examples(self) -> Sequence[jax.ShapeDtypeStruct]:
+        """The outputs of one example."""
+        return [
+            jax.ShapeDtypeStruct([d for a, d in enumerate(y.shape) if a != axis], y.dtype)
+            for y, axis in zip(self.outputs, self.meta.out_axes, strict=True)
+        ]
+
+    def _taken(self, cotangents: list[jax.Array]) -> ByLeaf:
+        """The factors for cotangents `[o, *output.shape]` of one example, the same for all."""
+        n = () if self.n is None else (self.n,)
+
+        def pull(e: list[jax.Array]) -> list[Any]:
+            (G,) = self.pullback([jnp.broadcast_to(a, (*n, *a.shape)) for a in e])
+            return G
+
+        def collected(G: list[Any], records: list[Any]) -> ByLeaf:
+            return _sites.collected(self.program, len(self.leaves), G, records)
+
+        G = jax.vmap(pull)(cotangents)
+        if self.n is None:
+            return jax.tree.map(lambda a: a[None], collected(G, self.records))
+        return jax.vmap(collected, in_axes=(1, 0), axis_size=self.n)(G, self.records)
+
+
+def on_cotangents(function: Callable[[jax.Array], jax.Array], by_leaf: ByLeaf) -> ByLeaf:
+    """`function` of every `G` or `J`, in place of it."""
+
+    def change(f: Factor) -> Factor:
+        if isinstance(f, Materialised):
+            return Materialised(function(f.J))
+        return replace(f, G=function(f.G))
+
+    return [[change(f) for f in leaf] for leaf in by_leaf]
+
+
+def cotangent(factor: Factor) -> jax.Array:
+    """What of a factor depends on the output."""
+    return factor.J if isinstance(factor, Materialised) else factor.G
+
+
+def size(tree: Any) -> int:
+    """Bytes of the arrays of a tree."""
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+# Linearising
+
+
+def trace_side(side: Side, leaves: list[jax.Array]) -> _sites.Program:
+    """The program of one example."""
+    data = [
+        jax.ShapeDtypeStruct((*d.shape[:a], *d.shape[a + 1 :]), d.dtype)
+        for d, a in zip(side.data, side.axes, strict=True)
+    ]
+    return _sites.find(_jaxpr.trace(side.example, leaves, data), len(leaves))
+
+
+def linearise(side: Side, leaves: list[jax.Array], names: list[str], treedef: Any) -> Source:
+    """The factors of one side, on demand; all at once where `f` has no reverse mode."""
+    dtypes = tuple(kernel_dtype(y, *leaves) for y in side.outputs)
+    shapes = tuple(y.shape for y in side.outputs)
+    meta = Meta(tuple(names), shapes, tuple(side.out_axes), dtypes, treedef)
+    program = trace_side(side, leaves)
+    try:
+        source = by_reverse_mode(side, leaves, program, meta)
+        if meta.shapes:
+            return replace(source, unit=jax.eval_shape(lambda: source.block(0, jnp.zeros(1, int))))
+        return source
+    except (TypeError, ValueError, NotImplementedError):
+        if _modes.has_reverse_mode(lambda w: side.batch(w, side.data), leaves):
+            raise
+        logger.info("f has no reverse mode: its whole Jacobian is taken in forward mode.")
+        return by_forward_mode(side, leaves, meta)
+
+
+def by_reverse_mode(
+    side: Side, leaves: list[jax.Array], program: _sites.Program, meta: Meta
+) -> Linear:
+    """One forward pass over all examples, with zeros added at the sites."""
+
+    def run(data: list[jax.Array], taps: list[Any]) -> Any:
+        results, _, records = _sites.run(program, [*leaves, *data], {}, taps)
+        return [jnp.asarray(y) for y in results], records
+
+    def tapped(taps: list[Any]) -> Any:
+        if side.n is None:
+            return run(side.data, taps)
+        return jax.vmap(run, in_axes=(side.axes, 0))(side.data, taps)
+
+    taps = _sites.zeros(program)
+    if side.n is not None:
+        taps = jax.tree.map(lambda z: jnp.zeros((side.n, *z.shape), z.dtype), taps)
+    outputs, pullback, records = jax.vjp(tapped, taps, has_aux=True)
+    placed = with_batch(outputs, side)
+    return Linear(meta, placed, program, pullback, records, side.n, taps, leaves, [])
+
+
+def by_forward_mode(side: Side, leaves: list[jax.Array], meta: Meta) -> Factors:
+    """Whole Jacobians."""
+
+    def one(data: list[jax.Array]) -> Any:
+        def flat(w: list[jax.Array]) -> jax.Array:
+            return jnp.concatenate([jnp.ravel(y) for y in side.example(w, data)])
+
+        rows = _modes.jacobian(flat, leaves)
+        return side.example(leaves, data), [
+            [Materialised(j.reshape(j.shape[0], w.size))] for j, w in zip(rows, leaves, strict=True)
+        ]
+
+    outputs, by_leaf = side.map(one)
+    if side.n is None:
+        by_leaf = jax.tree.map(lambda a: a[None], by_leaf)
+    return Factors(with_batch(outputs, side), by_leaf, meta)
+
+
+def with_batch(outputs: list[jax.Array], side: Side) -> list[jax.Array]:
+    """Outputs with their batch axis, now in front, where `f` has it."""
+    if side.n is None:
+        return outputs
+    return [jnp.moveaxis(y, 0, a) for y, a in zip(outputs, side.out_axes, strict=True)]  # pyright: ignore[reportArgumentType]

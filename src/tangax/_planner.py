@@ -1,0 +1,313 @@
+"""Planning: what each order of contraction costs, and blocks that fit a memory budget.
+
+Everything here reads shapes alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import opt_einsum
+
+from ._contract import ORDERS, Term, alike, examples, groups, outputs
+from ._factors import Factor, Factored, Materialised, OneHot
+from ._frame import Block, D, Frame, I, J, K, M, N, O, P, Q, R, S, T, even
+
+# What moving one entry through memory costs, in multiply-adds of a matrix product.
+MOVE = 100
+# A step of a loop should have as many multiply-adds.
+STEP = 10**8
+# Fewer rows than this make no good matrix product: tiles of a symmetric kernel are not smaller.
+ROWS = 64
+
+Contraction = tuple[tuple[frozenset[int], ...], frozenset[int]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a term costs: multiply-adds, entries moved through memory, and entries held.
+
+    `held`: intermediates that stand beside each other.
+    """
+
+    term: Term
+    multiply_adds: int
+    moved: int
+    held: int
+
+    @property
+    def total(self) -> int:
+        """Comparable between orders."""
+        return self.multiply_adds + MOVE * self.moved
+
+
+# Orders
+
+
+def plan_pair(f1: Factor, f2: Factor, frame: Frame, entries: int, *, factored: bool) -> Cost:
+    """The cheapest order that holds at most `entries`. `factored`: materialise only if it must."""
+    orders = allowed(f1, f2)
+    if factored and len(orders) > 1:
+        orders = [order for order in orders if order != "materialise"]
+    found = [cost for order in orders for cost in fitted(f1, f2, frame, order, entries)]
+    return min(found, key=lambda c: (max(0, c.held - entries), c.total))
+
+
+def allowed(f1: Factor, f2: Factor) -> list[str]:
+    """The orders that a pair has."""
+    if not alike(f1, f2):
+        return ["materialise"]
+    hot = [isinstance(f, Factored) and isinstance(f.A, OneHot) for f in (f1, f2)]
+    if any(hot):
+        return ["materialise", "gram"] if all(hot) else ["materialise"]
+    return list(ORDERS)
+
+
+def fitted(f1: Factor, f2: Factor, frame: Frame, order: str, entries: int) -> list[Cost]:
+    """An order as it fits: groups one by one, then examples in the largest tiles that do.
+
+    And in smaller tiles, of which a symmetric kernel needs half.
+    """
+    n, m = examples(f1), examples(f2)
+    k = groups(f1)
+    found = []
+    for built in (True, False) if order == "materialise" else (False,):
+        whole = cost(f1, f2, frame, Term(order, (n, m), k, built))
+        some = steps_of(whole.multiply_adds, k) if alike(f1, f2) else k
+        if whole.held > entries and alike(f1, f2):
+            some = 1
+        tiles = (n, m)
+        while True:
+            found.append(cost(f1, f2, frame, Term(order, tiles, some, built)))
+            if found[-1].held <= entries or max(tiles) <= 1:
+                break
+            tiles = halved(tiles, frame)
+    if f1 is f2 and not frame.joint:
+        rows = n * math.prod(outputs(f1)[1:])
+        for runs in (2, 4, 8):
+            if runs <= n and rows // runs >= ROWS:
+                tiles = (-(-n // runs), -(-n // runs))
+                terms = {c.term for c in found if c.held <= entries}
+                found += [cost(f1, f2, frame, replace(term, tiles=tiles)) for term in terms]
+    return found
+
+
+def steps_of(multiply_adds: int, k: int) -> int:
+    """How many groups to contract at a time: the fewest that are worth a step of a loop."""
+    least = -(-STEP * k // max(1, multiply_adds))
+    return next((size for size in range(1, k + 1) if k % size == 0 and size >= least), k)
+
+
+def halved(tiles: tuple[int, int], frame: Frame) -> tuple[int, int]:
+    """The longer side in half; both where examples are paired."""
+    a, b = -(-tiles[0] // 2), -(-tiles[1] // 2)
+    if frame.joint:
+        return a, a
+    return (a, tiles[1]) if tiles[0] >= tiles[1] else (tiles[0], b)
+
+
+def cost(f1: Factor, f2: Factor, frame: Frame, term: Term) -> Cost:
+    """What contracting two unfolded factors, or their shapes, costs in all."""
+    n, m = Block(examples(f1), term.tiles[0]), Block(examples(f2), term.tiles[1])
+    everything = axis_sizes(f1, frame, 0) | axis_sizes(f2, frame, 1)
+    loops = groups(f1) // term.groups if term.groups else 1
+    if loops > 1:
+        everything |= {K: term.groups, P: everything[P] // loops}
+    tile = everything | {N: min(n.size, n.count)}
+    if not frame.joint:
+        tile[M] = min(m.size, m.count)
+    runs = n.runs * (1 if frame.joint else m.runs)
+    if f1 is f2 and not frame.joint and n == m:
+        runs = n.runs * (n.runs + 1) // 2
+    every = contractions(f1, f2, frame, term.order)
+    multiply_adds = moved = held = 0
+    for a, (inputs, result) in enumerate(every):
+        once = term.built and a < len(every) - 1
+        sizes, times = (everything, 1) if once else (tile, runs)
+        multiply_adds += times * volume(frozenset().union(*inputs), sizes)
+        moved += times * sum(volume(labels, sizes) for labels in (*inputs, result))
+        if result != frozenset(frame.labels):
+            held += volume(result, sizes)
+    if runs > 1:  # tiles are cut out of the factors, or of Jacobians that are built
+        made = [] if term.built else [result for _, result in every]
+        cut = [x for inputs, _ in every[-1 if term.built else 0 :] for x in inputs if x not in made]
+        size = sum(volume(labels, tile) for labels in cut)
+        moved += runs * size
+        held += size
+    return Cost(term, multiply_adds * loops, moved * loops, held)
+
+
+def axis_sizes(factor: Factor, frame: Frame, side: int) -> dict[int, int]:
+    """The sizes of the factor's axes by label; `P` counts the parameters."""
+    lead = (N, D, R, O) if side == 0 else (frame.m, D, R, Q)
+    if isinstance(factor, Materialised):
+        return dict(zip((*lead, P), factor.J.shape, strict=True))
+    sizes = dict(zip((*lead, (S, T)[side], K, J), factor.G.shape, strict=True))
+    i = factor.A.size if isinstance(factor.A, OneHot) else factor.A.shape[-1]
+    return sizes | {I: i, P: sizes[K] * i * sizes[J]}
+
+
+def contractions(f1: Factor, f2: Factor, frame: Frame, order: str) -> list[Contraction]:
+    """Every pairwise contraction of an order: operands and result as sets of labels."""
+    result = frozenset(frame.labels)
+    A1, A2 = frozenset([N, S, K, I]), frozenset([frame.m, T, K, I])
+    G1, G2 = frozenset([N, D, R, O, S, K, J]), frozenset([frame.m, D, R, Q, T, K, J])
+    hot = [isinstance(f, Factored) and isinstance(f.A, OneHot) for f in (f1, f2)]
+    ids1, ids2 = A1 - {I}, A2 - {I}
+    if order == "materialise":
+        J1, J2 = frozenset([N, D, R, O, P]), frozenset([frame.m, D, R, Q, P])
+        built = [
+            ((ids if is_hot else A, G), jac)
+            for f, A, ids, is_hot, G, jac in (
+                (f1, A1, ids1, hot[0], G1, J1),
+                (f2, A2, ids2, hot[1], G2, J2),
+            )
+            if isinstance(f, Factored)
+        ]
+        return [*built[: 1 if f1 is f2 else 2], ((J1, J2), result)]
+    if all(hot):
+        match = ids1 | ids2
+        return [((ids1, ids2), match), *steps((match, G1, G2), result, ((1, 2), (0, 1)))]
+    return list(steps((A1, G1, A2, G2), result, ORDERS[order]))
+
+
+@functools.lru_cache
+def steps(
+    terms: tuple[frozenset[int], ...], result: frozenset[int], path: tuple[tuple[int, int], ...]
+) -> tuple[Contraction, ...]:
+    """The pairwise contractions of a path: operands and result of each, as sets of labels."""
+    spelled = ["".join(map(opt_einsum.get_symbol, labels)) for labels in (*terms, result)]
+    expression = ",".join(spelled[:-1]) + "->" + spelled[-1]
+    shapes = [(2,) * len(labels) for labels in terms]
+    _, info = opt_einsum.contract_path(expression, *shapes, shapes=True, optimize=list(path))
+    label = {opt_einsum.get_symbol(a): a for a in frozenset().union(*terms)}
+    found = []
+    for contraction in info.contraction_list:
+        operands, _, out = contraction[2].partition("->")
+        sides = tuple(frozenset(label[s] for s in side) for side in operands.split(","))
+        found.append((sides, frozenset(label[s] for s in out)))
+    return tuple(found)
+
+
+def volume(labels: frozenset[int], sizes: dict[int, int]) -> int:
+    """The number of entries of an array with these labels."""
+    return math.prod(sizes[label] for label in labels)
+
+
+# Blocks of outputs
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """Blocks of one output's indices, how every pair of factors is contracted, bytes held.
+
+    `d`, `r`: diagonal and traced indices, at once on both sides; `o`: free ones of `x1`, whose
+    cotangents stay while blocks `q` of those of `x2` pass by.
+    """
+
+    d: Block
+    r: Block
+    o: Block
+    q: Block
+    costs: tuple[Cost, ...]
+    held: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is one block."""
+        return all(block.whole for block in (self.d, self.r, self.o, self.q))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one side holds, in bytes: whatever is asked of it, and for every output at a time."""
+
+    fixed: int
+    output: int
+
+
+def plan_output(
+    pairs: Sequence[tuple[Factor, Factor]],
+    frame: Frame,
+    loads: tuple[Load, Load],
+    memory: int,
+    *,
+    factored: bool,
+) -> OutputPlan:
+    """The fewest blocks whose cotangents and contractions fit `memory`, best effort.
+
+    `pairs`: shapes of the pairs of factors for one output, `[n, 1, ...]`.
+    """
+    same = all(f1 is f2 for f1, f2 in pairs)
+    leaves = jax.tree.leaves(pairs)
+    itemsize = max((x.dtype.itemsize for x in leaves), default=4)
+    (d, r, o), q = frame.counts(0), frame.counts(1)[2]
+    fixed = loads[0].fixed + (0 if same else loads[1].fixed)
+    if same:  # one half of the kernel is copied from the other
+        fixed += math.prod(frame.kernel_shape(d, o, q)) * itemsize
+    room = max(0, memory - fixed)
+    rate = max(1, loads[0].output, loads[1].output)
+    most = room // 2 // rate  # outputs of both sides at a time
+    while True:
+        blocks = output_blocks(d, r, o, q, most, same=same)
+        held = cotangents(blocks, loads, same=same)
+        sized = [resized_pair(f1, f2, blocks) for f1, f2 in pairs]
+        entries = max(room - held, memory // 4) // itemsize
+        costs = [plan_pair(f1, f2, frame, entries, factored=factored) for f1, f2 in sized]
+        largest = max((cost.held for cost in costs), default=0)
+        if largest <= entries or max(block.size for block in blocks) <= 1:
+            return OutputPlan(*blocks, tuple(costs), fixed + held + largest * itemsize)
+        one = Load(0, 1)
+        most = cotangents(blocks, (one, one), same=same) // 2
+
+
+def output_blocks(
+    d: int, r: int, o: int, q: int, most: int, *, same: bool
+) -> tuple[Block, Block, Block, Block]:
+    """Blocks of at most `most` outputs of both sides together, where that can be.
+
+    Diagonal and traced outputs are cut first: each is then still computed once. Free outputs of
+    `x2` are computed once for every block of those of `x1`, whose blocks are therefore large.
+    """
+    sides = o if same and o == q else o + q
+    if d * r * sides <= most:
+        return Block(d, d), Block(r, r), Block(o, o), Block(q, q)
+    traced = even(r, most // max(1, d * sides))
+    if traced.size > 1 or d * sides <= most:
+        return Block(d, d), traced, Block(o, o), Block(q, q)
+    diagonal = even(d, most // max(1, sides))
+    if diagonal.size > 1 or sides <= most:
+        return diagonal, traced, Block(o, o), Block(q, q)
+    columns = even(q, most // 4)
+    return diagonal, traced, even(o, most - columns.size), columns
+
+
+def cotangents(blocks: Sequence[Block], loads: tuple[Load, Load], *, same: bool) -> int:
+    """Bytes of the cotangents and factors of one block of both sides."""
+    d, r, o, q = (block.size for block in blocks)
+    once = same and blocks[2].whole and blocks[3].whole
+    return d * r * (o * loads[0].output + (0 if once else q * loads[1].output))
+
+
+def resized_pair(f1: Factor, f2: Factor, blocks: Sequence[Block]) -> tuple[Factor, Factor]:
+    """The shapes of a pair for one block, unfolded."""
+    d, r, o, q = blocks
+    first = resized(f1, (d.size, r.size, o.size))
+    if f1 is f2 and o.whole and q.whole:
+        return first, first
+    return first, resized(f2, (d.size, r.size, q.size))
+
+
+def resized(factor: Factor, counts: tuple[int, int, int]) -> Factor:
+    """The shape of a factor for so many diagonal, traced and free outputs."""
+
+    def part(G: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((G.shape[0], *counts, *G.shape[2:]), G.dtype)
+
+    if isinstance(factor, Materialised):
+        return Materialised(part(factor.J))  # pyright: ignore[reportArgumentType]
+    return Factored(factor.A, part(factor.G), factor.layout)  # pyright: ignore[reportArgumentType]
