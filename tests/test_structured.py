@@ -87,6 +87,27 @@ def test_models_equal_the_oracle(name, implementation):
     )
 
 
+def test_a_leaf_that_is_not_factored_is_named_once(caplog):
+    def f(params, x):
+        return x @ jnp.sin(params["w"]) + x @ jnp.broadcast_to(params["v"], (4, 2)) @ params["u"]
+
+    params = {"w": uniform(0, 4, 2), "v": uniform(1, 2), "u": uniform(2, 2, 2)}
+    x = uniform(3, 3, 4)
+    ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0)
+    why = {
+        "params['w']": "there is no factored form for sin",
+        "params['v']": "its entries are repeated before they enter dot_general",
+    }
+    assert {row.leaf: row.why for row in ntk_fn.explain(x, None, params).rows if row.why} == why
+    for leaf, reason in why.items():
+        assert f"{leaf} is not factored: {reason}" in str(ntk_fn.explain(x, None, params))
+    with caplog.at_level("INFO", logger="tangax"):
+        for n in (3, 2):
+            assert_equal(ntk_fn(x[:n], None, params), oracles.naive_ntk(f, params, x[:n]))
+    said = [f"The Jacobian of {leaf} is not factored: {reason}." for leaf, reason in why.items()]
+    assert sorted(caplog.messages) == sorted(said)
+
+
 def test_generic_sites_follow_a_custom_rule():
     """A rule that differs from the true derivative is the user's will."""
 
@@ -255,7 +276,9 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
                 if built and order != "materialise":
                     continue
                 term = _contract.Term(order, tiles, groups, built)
-                kernel = place.restored(_contract.contract([pair], place, [term], zero))
+                kernel = place.restored(
+                    _contract.contract([pair], place, [term], zero, in_turn=built)
+                )
                 np.testing.assert_allclose(kernel, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -266,7 +289,7 @@ def test_factors_of_different_layouts_meet_in_the_leaf():
     f1, f2 = _contract.unfolded(f1, (1, 1, 2)), _contract.unfolded(J2, (1, 1, 2))
     term = _planner.plan_pair(f1, f2, place, 2**20, factored=True).term
     assert term.order == "materialise"
-    kernel = _contract.contract([(f1, f2)], place, [term], jnp.zeros((2, 2, 1, 2, 2)))
+    kernel = _contract.contract([(f1, f2)], place, [term], jnp.zeros((2, 2, 1, 2, 2)), in_turn=True)
     kernel, f1 = place.restored(kernel), random_factors(0, False, 2, 3, 2)
     J1 = jax.vmap(product)(f1).reshape(2, 2, -1)
     np.testing.assert_allclose(kernel, jnp.einsum("nop,mqp->nmoq", J1, J2.J), rtol=1e-12)

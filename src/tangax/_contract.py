@@ -58,21 +58,27 @@ class Built:
 
 
 def contract(
-    pairs: Sequence[tuple[Factor, Factor]], frame: Frame, terms: Sequence[Term], kernel: jax.Array
+    pairs: Sequence[tuple[Factor, Factor]],
+    frame: Frame,
+    terms: Sequence[Term],
+    kernel: jax.Array,
+    *,
+    in_turn: bool,
 ) -> jax.Array:
     """`kernel`, as `frame.labels`, plus the sum over pairs of unfolded factors.
 
-    Of factors with themselves, entries below the diagonal of examples may be left out.
+    `in_turn`: one pair after the other, where a compiler might hold the intermediates of all at
+    once. Of factors with themselves, pairs of examples below the diagonal may be left out.
     """
     for (f1, f2), term in zip(pairs, terms, strict=True):
-        # One pair after the other: a compiler would hold the intermediates of all at once.
-        kernel, f1, f2 = ordered(kernel, f1, f2)
+        if in_turn:
+            kernel, f1, f2 = after(kernel, f1, f2)
         kernel = add_pair(kernel, f1, f2, frame, term)
     return kernel
 
 
-def ordered(kernel: jax.Array, f1: Factor, f2: Factor) -> tuple[jax.Array, Factor, Factor]:
-    """The same values, the factors not to be used before the kernel is there."""
+def after(kernel: jax.Array, f1: Factor, f2: Factor) -> tuple[jax.Array, Factor, Factor]:
+    """The same values, but the factors are not there before the kernel is."""
     if f1 is f2:
         kernel, f1 = jax.lax.optimization_barrier((kernel, f1))
         return kernel, f1, f1
@@ -122,22 +128,6 @@ def add_tiles(kernel: jax.Array, f1: Factor, f2: Factor, frame: Frame, term: Ter
     if f1 is f2 and n == m:
         rows, columns = rows[rows <= columns], columns[rows <= columns]
     return loop(tile, kernel, rows, columns)
-
-
-def completed(kernel: jax.Array, frame: Frame, *, outputs_first: bool) -> jax.Array:
-    """A symmetric kernel: entries below the diagonal are copied from those above it.
-
-    The diagonal of pairs of examples, then of outputs; or the other way round. A copy, not a mean:
-    a sum of two entries is rounded as its order has it, and the halves would differ in a bit.
-    """
-    pairs = [(O, Q)] if frame.joint else [(O, Q), (N, M)] if outputs_first else [(N, M), (O, Q)]
-    twins = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
-    above, equal = jnp.zeros(kernel.shape, bool), jnp.ones(kernel.shape, bool)
-    for labels in pairs:
-        a, b = (jax.lax.broadcasted_iota(int, kernel.shape, frame.labels.index(x)) for x in labels)
-        above, equal = above | (equal & (a < b)), equal & (a == b)
-    swap = [frame.labels.index(twins.get(x, x)) for x in frame.labels]
-    return jnp.where(above | equal, kernel, jnp.transpose(kernel, swap))
 
 
 def of_groups(factor: Factor, start: Any, size: int) -> Factor:

@@ -186,6 +186,15 @@ def is_layout(eqn: Equation) -> bool:
     return is_broadcast(eqn) and not repeats(eqn)
 
 
+def is_reshape(eqn: Equation) -> bool:
+    """Whether it keeps all entries in their order."""
+    if name(eqn) == "reshape":
+        return eqn.params["dimensions"] is None
+    if name(eqn) in ("squeeze", "expand_dims", "copy", "copy_p"):
+        return True
+    return is_broadcast(eqn) and not repeats(eqn)
+
+
 def is_broadcast(eqn: Equation) -> bool:
     """Whether the equation is a `broadcast_in_dim` of static shape."""
     return name(eqn) == "broadcast_in_dim" and len(eqn.invars) == 1

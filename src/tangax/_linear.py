@@ -173,7 +173,8 @@ class Linear:
         kept = [self.outputs, self.records, fixed, jax.tree.leaves(self.pullback)]
         own = {id(leaf) for leaf in self.leaves}
         arrays = [a for a in jax.tree.leaves(kept) if id(a) not in own]
-        per_output = size(self.taps) + size(list(map(cotangent, factors)))
+        seeds = size(self.outputs) + size(self._examples())
+        per_output = seeds + size(self.taps) + size(list(map(cotangent, factors)))
         return Load(size(arrays), per_output)
 
     def _examples(self) -> Sequence[jax.ShapeDtypeStruct]:
@@ -219,6 +220,13 @@ def cotangent(factor: Factor) -> jax.Array:
 def size(tree: Any) -> int:
     """Bytes of the arrays of a tree."""
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+def unfactored(source: Source) -> dict[int, str]:
+    """By leaf, what keeps it from being factored."""
+    if not isinstance(source, Linear):
+        return {}
+    return {site.leaf: site.why for site in _sites.describe(source.program) if site.why}
 
 
 # Linearising

@@ -26,8 +26,9 @@ class Row:
 
     `sites`: where the leaf enters; `kind`: that of its sites, or several joined by `+`; `factors`:
     shapes of `A: [s, k, i]` and `G: [o, s, k, j]`, or of `J: [o, p]`, for one example; `order`: of
-    contraction; `tiles`: examples of x1 and x2 at a time; `largest`: entries of the intermediates
-    that stand beside each other; `why`: what keeps the leaf from being factored, if anything does.
+    contraction; `tiles`: examples of x1 and x2 at a time; `groups`: of `k` at a time; `largest`:
+    entries of the intermediates that stand beside each other; `why`: what keeps the leaf from being
+    factored, if anything does.
     """
 
     leaf: str
@@ -38,6 +39,7 @@ class Row:
     factors: str
     order: str
     tiles: tuple[int, int]
+    groups: int
     multiply_adds: int
     largest: int
     why: str
@@ -240,6 +242,7 @@ def row(
         factor_shapes(factor),
         cost.term.order,
         cost.term.tiles,
+        cost.term.groups,
         cost.multiply_adds * runs,
         cost.held,
         "; ".join(dict.fromkeys(site.why for site in sites if site.why)),

@@ -206,7 +206,8 @@ class OutputPlan:
     """Blocks of one output's indices, how every pair of factors is contracted, bytes held.
 
     `d`, `r`: diagonal and traced indices, at once on both sides; `o`: free ones of `x1`, whose
-    cotangents stay while blocks `q` of those of `x2` pass by.
+    cotangents stay while blocks `q` of those of `x2` pass by. `in_turn`: one pair after the other,
+    lest the intermediates of several stand beside each other.
     """
 
     d: Block
@@ -214,6 +215,7 @@ class OutputPlan:
     o: Block
     q: Block
     costs: tuple[Cost, ...]
+    in_turn: bool
     held: int
 
     @property
@@ -249,18 +251,22 @@ def plan_output(
     fixed = loads[0].fixed + (0 if same else loads[1].fixed)
     if same:  # one half of the kernel is copied from the other
         fixed += math.prod(frame.kernel_shape(d, o, q)) * itemsize
-    room = max(0, memory - fixed)
+    room = max(memory - fixed, memory // 4)  # smaller blocks would not shrink what is fixed
     rate = max(1, loads[0].output, loads[1].output)
     most = room // 2 // rate  # outputs of both sides at a time
+    everything = d * r * (o if same else o + q)
     while True:
         blocks = output_blocks(d, r, o, q, most, same=same)
         held = cotangents(blocks, loads, same=same)
         sized = [resized_pair(f1, f2, blocks) for f1, f2 in pairs]
-        entries = max(room - held, memory // 4) // itemsize
+        entries = max(room - held, room // 4) // itemsize
         costs = [plan_pair(f1, f2, frame, entries, factored=factored) for f1, f2 in sized]
         largest = max((cost.held for cost in costs), default=0)
+        total = sum(cost.held for cost in costs)
+        in_turn = total > entries or most < everything
         if largest <= entries or max(block.size for block in blocks) <= 1:
-            return OutputPlan(*blocks, tuple(costs), fixed + held + largest * itemsize)
+            held += fixed + itemsize * (largest if in_turn else total)
+            return OutputPlan(*blocks, tuple(costs), in_turn, held)
         one = Load(0, 1)
         most = cotangents(blocks, (one, one), same=same) // 2
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from . import _contract, _planner
 from ._axes import Axes, KernelAxes, kernel_axes
-from ._contract import completed
 from ._factors import Factor, Layout, Materialised, materialise
 from ._frame import Block, D, Frame, O, Q, added, loop, masked, product
+from ._kernel import mirrored
 from ._linear import ByLeaf, Meta, Source, on_cotangents
 from ._planner import OutputPlan
 
@@ -96,10 +96,22 @@ def kernels(
         same = first is second
         first = first.whole()
         second = first if same else second.whole()
-    return [
-        frame.restored(output_kernel(first, second, frame, r, plan)) / frame.ax.size(frame.shape1)
-        for r, (frame, plan) in enumerate(zip(every, plans, strict=True))
-    ]
+    found = []
+    for r, (frame, plan) in enumerate(zip(every, plans, strict=True)):
+        kernel = frame.restored(output_kernel(first, second, frame, r, plan))
+        kernel = kernel / frame.ax.size(frame.shape1)
+        found.append(symmetric(kernel, frame, plan) if first is second else kernel)
+    return found
+
+
+def symmetric(kernel: jax.Array, frame: Frame, plan: OutputPlan) -> jax.Array:
+    """The kernel of one side with itself, what was left out below the diagonal filled in.
+
+    Blocks of outputs leave out pairs of outputs, tiles of examples leave out pairs of examples.
+    """
+    batch = [] if frame.batch is None else [frame.batch]
+    others = [a for a in range(frame.ax.ndim) if a != frame.batch]
+    return mirrored(kernel, frame.ax, batch + others if plan.o.whole else others + batch)
 
 
 def plan_outputs(
@@ -136,12 +148,11 @@ def output_kernel(
         counts1, counts2 = (d.size, r.size, o.size), (d.size, r.size, q.size)
         pairs = unfolded(pair_factors(f1, f2), counts1, counts2)
         zero = jnp.zeros(frame.kernel_shape(d.size, o.size, q.size), dtype)
-        return _contract.contract(pairs, frame, terms, zero)
+        return _contract.contract(pairs, frame, terms, zero, in_turn=plan.in_turn)
 
     if plan.whole:
         f1 = first.block(output, frame.places(0).ravel())
-        kernel = part(f1, f1 if same else second.block(output, frame.places(1).ravel()))
-        return completed(kernel, frame, outputs_first=False) if same else kernel
+        return part(f1, f1 if same else second.block(output, frame.places(1).ravel()))
     first = first.held()
     second = first if same else second.held()
 
@@ -166,8 +177,7 @@ def output_kernel(
         return loop(column, kernel, q.starts)
 
     zero = jnp.zeros(frame.kernel_shape(d.count, o.count, q.count), dtype)
-    kernel = loop(row, zero, *product(d.starts, r.starts, o.starts))
-    return completed(kernel, frame, outputs_first=not o.whole) if same else kernel
+    return loop(row, zero, *product(d.starts, r.starts, o.starts))
 
 
 def taken(

@@ -21,7 +21,7 @@ from . import _modes
 from ._axes import Axes, VmapAxes, split_vmap_axes
 from ._get import canonical_get, is_get, kernel_tuple
 from ._kernel import finish, full_precision, outer
-from ._linear import Factors, Source, linearise
+from ._linear import Factors, Source, linearise, logger, unfactored
 from ._memory import budget
 from ._plan import Plan, make_plan
 from ._reference import jacobian_contraction, ntk_vector_products
@@ -114,6 +114,8 @@ class NtkFn:
     _eager: set[Any] = field(default_factory=set, init=False, repr=False)
     # Whether a warning was given.
     _warned: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Leaves that are not factored, once named in the log.
+    _logged: set[str] = field(default_factory=set, init=False, repr=False)
     # Compiled for calls outside `jit`.
     _compiled: Any = field(default=None, init=False, repr=False)
     _contracted: Any = field(default=None, init=False, repr=False)
@@ -221,7 +223,13 @@ class NtkFn:
 
     def _source(self, pair: Pair, side: Side) -> Source:
         assert pair.params is not None
-        return linearise(side, pair.params.leaves, pair.names, pair.treedef)
+        source = linearise(side, pair.params.leaves, pair.names, pair.treedef)
+        for leaf, why in unfactored(source).items():
+            path = pair.params.paths[leaf]
+            if path not in self._logged:
+                logger.info("The Jacobian of %s is not factored: %s.", path, why)
+                self._logged.add(path)
+        return source
 
     def _contract(self, first: Source, second: Source) -> Any:
         """The NTK of two sides."""
@@ -365,9 +373,10 @@ def empirical_ntk_fn(
         implementation: see `NtkImplementation`.
         check_vmap: outside `jit`, compare `f` on two examples together and apart at the first call
             for each shape, and raise if they differ.
-        memory: a bound on the largest intermediate of the contraction, in bytes or as a string like
-            "2GiB", kept by blocks of examples down to single pairs; by default a quarter of what
-            the device has free. The factors and the cotangents are held besides.
+        memory: a bound on what is held besides the arguments and the kernel, in bytes or as a
+            string like "2GiB"; by default a quarter of what the device has free. It is kept by
+            blocks of outputs and by contracting in pieces, not by blocks of examples: what the
+            forward pass leaves behind for all of them is held. `explain` says what it comes to.
         precision: of matrix products, in `f` too, as for `jax.default_matmul_precision`; by default
             full float32 on every device.
 
