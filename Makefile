@@ -1,4 +1,4 @@
-# Everything from a bare machine: `make demo`, `make test`, `make test-all`.
+# Everything from a bare machine: `make demo`, `make test`, `make test-all`, `make fuzz`.
 # Each makes the environment in $(VENV) first, and makes it anew when pyproject.toml, PYTHON or JAX has changed.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV ?= .venv
 # More requirements for pip, to pin JAX: make test JAX='jax==0.10.2 jaxlib==0.10.2'
 JAX ?=
 
-.PHONY: demo test test-all lint format install clean again
+.PHONY: demo test test-all fuzz lint format install clean again
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
 
@@ -28,6 +28,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --full
+
+# A thousand random programs, 500 in each of two processes.
+fuzz: $(DONE)
+	TANGAX_PROGRAMS=500 $(BIN)/python -m pytest -n 2 tests/test_programs.py
 
 lint: $(DONE)
 	$(BIN)/ruff format --check .

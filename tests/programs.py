@@ -1,0 +1,270 @@
+"""Random programs over the primitives in which parameters enter, for Hypothesis to draw and shrink.
+
+A program is a tuple of steps `(name, number)`; `build` makes the function and its arguments of it.
+Each step takes `h: [tokens, channels]` of one example to another such array; the number chooses
+among its variants. A parameter is new, or an earlier one of the same shape (tied), and may be seen
+through a view or a function of its own before it is used.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+from jax import lax
+
+TOKENS, CHANNELS, N, M = 3, 4, 2, 2
+
+
+@dataclass
+class Builder:
+    """The steps so far as functions `(params, h) -> h`, the parameters, and the shape of `h`."""
+
+    rng: np.random.Generator
+    shape: tuple[int, int] = (TOKENS, CHANNELS)
+    params: list[jax.Array] = field(default_factory=list)
+    steps: list[Callable[[Any, Any], Any]] = field(default_factory=list)
+
+    def uniform(self, *shape):
+        """Random numbers, none of them 0 or 1."""
+        values = self.rng.uniform(0.2, 0.9, shape) * self.rng.choice([-1.0, 1.0], shape)
+        return jnp.asarray(values)
+
+    def parameter(self, shape, number):
+        """A function from `params` to an array of that shape."""
+        tied = [a for a, w in enumerate(self.params) if w.shape == shape]
+        if number % 3 == 1 and tied:
+            a = tied[number % len(tied)]
+        else:
+            a = len(self.params)
+            stored = shape[::-1] if number % 5 == 1 else shape
+            self.params.append(self.uniform(*stored))
+        turned = self.params[a].shape != shape or (number % 5 == 1 and a == len(self.params) - 1)
+        own = OWN[number // 3 % len(OWN)]
+
+        def read(params):
+            w = params[a]
+            if turned and w.T.shape == shape:
+                w = w.T
+            return own(w)
+
+        return read
+
+
+# What a parameter may go through before it meets the data: most often nothing.
+OWN: list[Callable[[Any], Any]] = [
+    lambda w: w,
+    lambda w: w,
+    lambda w: w,
+    lambda w: 0.5 * w,
+    lambda w: w.reshape(-1).reshape(w.shape),
+    lambda w: jnp.sin(w),
+    lambda w: w / jnp.sqrt(1 + (w * w).sum()),
+    lambda w: -w[::-1],
+    lambda w: jnp.concatenate([w[:1], 2 * w[1:]]),
+]
+
+
+def dense(b, number):
+    tokens, channels = b.shape
+    units = 2 + number % 3
+    w = b.parameter((channels, units), number)
+    variant = number % 4
+    bias = b.parameter((units,), number // 2) if variant == 2 else None
+    b.shape = (tokens, units)
+
+    def step(params, h):
+        if variant == 1:
+            return jnp.einsum("co,tc->to", w(params), h)
+        if variant == 3:
+            return (w(params).T @ h.T).T
+        return h @ w(params) + (0 if bias is None else bias(params))
+
+    return step
+
+
+def conv(b, number):
+    tokens, channels = b.shape
+    groups = channels if number % 4 == 1 else 1
+    units = channels if groups > 1 else 3
+    w = b.parameter((2, channels // groups, units), number)
+    stride = 1 + (number % 3 == 2)
+    dims = ("NWC", "WIO", "NWC")
+
+    def step(params, h):
+        return lax.conv_general_dilated(
+            h[None],
+            w(params),
+            (stride,),
+            "SAME",
+            dimension_numbers=dims,
+            feature_group_count=groups,
+        )[0]
+
+    b.shape = (-(-tokens // stride), units)
+    return step
+
+
+def elementwise(b, number):
+    functions = (jnp.tanh, jnp.sin, jax.nn.sigmoid, lambda h: 0.3 * h * h, jax.nn.softplus)
+    return lambda params, h: functions[number % len(functions)](h)
+
+
+def gain(b, number):
+    w = b.parameter((b.shape[1],), number)
+
+    def step(params, h):
+        if number % 2:
+            h = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 0.1)
+        return h * w(params)
+
+    return step
+
+
+def shift(b, number):
+    w = b.parameter(b.shape if number % 2 else (b.shape[1],), number)
+    return lambda params, h: h - w(params) if number % 4 > 1 else w(params) + h
+
+
+def reshape(b, number):
+    tokens, channels = b.shape
+    if number % 2:
+        b.shape = (channels, tokens)
+        return lambda params, h: h.T
+    divisors = [d for d in range(1, tokens * channels + 1) if tokens * channels % d == 0]
+    d = divisors[number % len(divisors)]
+    b.shape = (tokens * channels // d, d)
+    return lambda params, h: h.reshape(-1, d)
+
+
+def cut(b, number):
+    tokens, channels = b.shape
+    if number % 2 and channels > 1:
+        b.shape = (tokens, channels - 1)
+        return lambda params, h: h[:, 1:]
+    if tokens > 1:
+        b.shape = (tokens - 1, channels)
+        return lambda params, h: h[:-1]
+    return lambda params, h: h[::-1]
+
+
+def join(b, number):
+    tokens, channels = b.shape
+    if tokens * channels > 16:
+        return lambda params, h: h + jnp.tanh(h)
+    axis = number % 2
+    b.shape = (2 * tokens, channels) if axis == 0 else (tokens, 2 * channels)
+    return lambda params, h: jnp.concatenate([h, jnp.tanh(h)], axis)
+
+
+def join_weights(b, number):
+    tokens, channels = b.shape
+    first = b.parameter((channels, 2), number)
+    second = b.parameter((channels, 1), number // 2)
+    b.shape = (tokens, 3)
+    return lambda params, h: h @ jnp.concatenate([first(params), second(params)], 1)
+
+
+def reduce(b, number):
+    axis = number % 2
+    if number % 3 == 0:
+        return lambda params, h: h - h.mean(axis, keepdims=True)
+    b.shape = (1, b.shape[1]) if axis == 0 else (b.shape[0], 1)
+    return lambda params, h: h.sum(axis, keepdims=True)
+
+
+def gather(b, number):
+    tokens, _ = b.shape
+    ids = jnp.asarray(b.rng.integers(0, 3, tokens))
+    table = b.parameter((3, b.shape[1]), number)
+    if number % 2:
+        order = jnp.asarray(b.rng.integers(0, tokens, tokens))
+        return lambda params, h: h[order] * table(params)[ids]
+    return lambda params, h: h + jnp.take(table(params), ids, axis=0)
+
+
+def layers(b, number):
+    channels = b.shape[1]
+    w = b.parameter((2, channels, channels), number)
+    v = b.parameter((2, channels), number // 2)
+
+    def step(params, h):
+        def body(h, weights):
+            w, v = weights
+            return jnp.tanh(h @ w + v), None
+
+        body = jax.checkpoint(body) if number % 2 else body
+        return lax.scan(body, h, (w(params), v(params)), reverse=number % 4 == 2)[0]
+
+    return step
+
+
+def recurrent(b, number):
+    channels = b.shape[1]
+    w = b.parameter((channels, channels), number)
+    first = b.parameter((channels,), number // 2)
+
+    def step(params, h):
+        matrix, begin = w(params), first(params)
+
+        def body(state, x):
+            state = jnp.tanh(state @ matrix + x)
+            return state, state
+
+        return lax.scan(body, begin, h, reverse=bool(number % 2))[1]
+
+    return step
+
+
+def wrapped(b, number):
+    """The next kind of step inside a `checkpoint`, a `jit` or a `custom_jvp`."""
+    inner = STEPS[number % len(PLAIN)](b, number // len(PLAIN))
+    if number % 3 == 0:
+        return jax.checkpoint(inner)
+    if number % 3 == 1:
+        return jax.jit(inner)
+
+    @jax.custom_jvp
+    def half(h):
+        return h
+
+    half.defjvps(lambda t, _, h: 0.5 * t)
+    return lambda params, h: half(inner(params, h))
+
+
+def residual(b, number):
+    w = b.parameter((b.shape[1], b.shape[1]), number)
+    return lambda params, h: h + jnp.tanh(h @ w(params))
+
+
+PLAIN = (dense, conv, elementwise, gain, shift, reshape, cut, join, join_weights, reduce, gather)
+STEPS = (*PLAIN, layers, recurrent, residual, wrapped)
+NAMES = {step.__name__: step for step in STEPS}
+
+programs = st.lists(
+    st.tuples(st.sampled_from(sorted(NAMES)), st.integers(0, 44)), min_size=1, max_size=6
+)
+
+
+def build(program):
+    """`f(params, x)`, `params`, `x1`, `x2` of a program."""
+    b = Builder(np.random.default_rng(zlib.crc32(repr(program).encode())))
+    steps = [NAMES[name](b, number) for name, number in program]
+
+    def one(params, h):
+        for step in steps:
+            h = step(params, h)
+        return h
+
+    x1, x2 = b.uniform(N, TOKENS, CHANNELS), b.uniform(M, TOKENS, CHANNELS)
+    params = [*b.params, b.uniform(b.shape[1], 1)]
+
+    def f(params, x):
+        out = jax.vmap(one, (None, 0))(params[:-1], x)
+        return jnp.concatenate([out.sum(1), (jnp.tanh(out) @ params[-1]).mean(1)], 1)
+
+    return f, params, x1, x2
