@@ -260,7 +260,7 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
         n = m = 1
     shapes = [(o,) if batch is None else (count, o) for count in (n, m)]
     ax = KernelAxes(len(shapes[0]), trace, diagonal)
-    place = Frame(ax, batch, (0, 0), *shapes)
+    place = Frame(ax, batch, *shapes)
     f1, f2 = random_factors(0, hot, n, 4, o), random_factors(7, hot, m, 3, o)
     J1, J2 = (jax.vmap(product)(f).reshape(-1, o, 2 * 4 * 5) for f in (f1, f2))
     if batch is None:
@@ -285,7 +285,7 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
 def test_factors_of_different_layouts_meet_in_the_leaf():
     f1 = random_factors(0, False, 2, 3, 2)
     J2 = Materialised(uniform(9, 2, 2, 2 * 4 * 5))
-    place = Frame(KernelAxes(2, (), ()), 0, (0, 0), (2, 2), (2, 2))
+    place = Frame(KernelAxes(2, (), ()), 0, (2, 2), (2, 2))
     f1, f2 = _contract.unfolded(f1, (1, 1, 2)), _contract.unfolded(J2, (1, 1, 2))
     term = _planner.plan_pair(f1, f2, place, 2**20, factored=True).term
     assert term.order == "materialise"
@@ -298,7 +298,7 @@ def test_factors_of_different_layouts_meet_in_the_leaf():
 def test_costs_are_those_of_the_design():
     n, m, s, t, k, i, j, o = 3, 2, 4, 5, 2, 7, 6, 3
     f1, f2 = random_factors(0, False, n, s, o, k, i, j), random_factors(1, False, m, t, o, k, i, j)
-    place = Frame(KernelAxes(2, (), ()), 0, (0, 0), (n, o), (m, o))
+    place = Frame(KernelAxes(2, (), ()), 0, (n, o), (m, o))
     cost = {
         order: _planner.cost(
             _contract.unfolded(f1, (1, 1, o)),

@@ -21,9 +21,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._factors import Factor, Factored, Materialised, OneHot, materialise, product
-from ._frame import Block, D, Frame, I, J, K, M, N, O, P, Q, R, S, T, added, loop, masked
-from ._frame import product as combinations
+from ._factors import (
+    Factor,
+    Factored,
+    Materialised,
+    OneHot,
+    cotangent,
+    materialise,
+    product,
+    with_cotangent,
+)
+from ._frame import (
+    Block,
+    D,
+    Frame,
+    I,
+    J,
+    K,
+    M,
+    N,
+    O,
+    P,
+    Q,
+    R,
+    S,
+    T,
+    added,
+    combinations,
+    loop,
+    masked,
+)
 
 # Orders of the einsum over (A1, G1, A2, G2), as pairwise paths of opt_einsum.
 ORDERS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -87,13 +114,8 @@ def after(kernel: jax.Array, f1: Factor, f2: Factor) -> tuple[jax.Array, Factor,
 
 def unfolded(factor: Factor, counts: tuple[int, int, int]) -> Factor:
     """`[n, d * r * o, ...]` as `[n, d, r, o, ...]`."""
-
-    def part(G: jax.Array) -> jax.Array:
-        return G.reshape(G.shape[0], *counts, *G.shape[2:])
-
-    if isinstance(factor, Materialised):
-        return Materialised(part(factor.J))
-    return Factored(factor.A, part(factor.G), factor.layout)
+    G = cotangent(factor)
+    return with_cotangent(factor, G.reshape(G.shape[0], *counts, *G.shape[2:]))
 
 
 def add_pair(kernel: jax.Array, f1: Factor, f2: Factor, frame: Frame, term: Term) -> jax.Array:
@@ -138,7 +160,7 @@ def of_groups(factor: Factor, start: Any, size: int) -> Factor:
         return jax.lax.dynamic_slice_in_dim(a, start, size, axis)
 
     A = jax.tree.map(lambda a: part(a, 2), factor.A)
-    return Factored(A, part(factor.G, factor.G.ndim - 2), factor.layout)
+    return replace(factor, A=A, G=part(factor.G, factor.G.ndim - 2))
 
 
 def of_examples(side: Any, block: Block, start: Any) -> Any:
@@ -184,12 +206,12 @@ def matches(A1: OneHot, A2: OneHot, frame: Frame) -> tuple[jax.Array, list[int]]
 
 def examples(factor: Factor) -> int:
     """The number of examples."""
-    return (factor.J if isinstance(factor, Materialised) else factor.G).shape[0]
+    return cotangent(factor).shape[0]
 
 
 def outputs(factor: Factor) -> tuple[int, ...]:
     """The number of diagonal, traced and free outputs."""
-    return (factor.J if isinstance(factor, Materialised) else factor.G).shape[1:4]
+    return cotangent(factor).shape[1:4]
 
 
 def groups(factor: Factor) -> int:

@@ -26,14 +26,10 @@ N, M, D, R, O, Q, S, T, K, I, J, P = range(12)
 
 @dataclass(frozen=True)
 class Frame:
-    """One output's place: its kernel axes, its batch axis, its shape on both sides.
-
-    `start`: where its part of all outputs begins, on both sides.
-    """
+    """One output: its kernel axes, its batch axis, its shape on both sides."""
 
     ax: KernelAxes
     batch: int | None
-    start: tuple[int, int]
     shape1: tuple[int, ...]
     shape2: tuple[int, ...]
 
@@ -168,7 +164,7 @@ def loop(body: Callable[..., Any], carry: Any, *starts: np.ndarray) -> Any:
     return jax.lax.scan(step, carry, tuple(jnp.asarray(s) for s in starts))[0]
 
 
-def product(*starts: np.ndarray) -> list[np.ndarray]:
+def combinations(*starts: np.ndarray) -> list[np.ndarray]:
     """Every combination."""
     return [a.ravel() for a in np.meshgrid(*starts, indexing="ij")]
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _jaxpr, _modes, _sites
-from ._factors import Factor, Factored, Materialised
+from ._factors import Factor, Factored, Materialised, cotangent, with_cotangent
+from ._memory import nbytes
 from ._planner import Load
 from ._sides import Side
 from ._trees import kernel_dtype
@@ -118,14 +119,15 @@ class Factors:
 
     def load(self) -> Load:
         """Blocks of them are copies; they themselves are the caller's."""
-        return Load(0, size([cotangent(f) for leaf in self.unit for f in leaf]))
+        return Load(0, nbytes([cotangent(f) for leaf in self.unit for f in leaf]))
 
 
 @dataclass(frozen=True)
 class Linear:
     """`f` linearised at every example of one side: cotangents in, factors out.
 
-    `pullback` and `records` are those of `tapped`; `unit`: shapes of the factors of one output;
+    `pullback` takes cotangents of the outputs to those of the zeros added at sites, shaped as
+    `taps`; `records`: what the sites kept; `unit`: shapes of the factors of one output;
     `fixed`: the factors `A`, once computed.
     """
 
@@ -173,9 +175,9 @@ class Linear:
         kept = [self.outputs, self.records, fixed, jax.tree.leaves(self.pullback)]
         own = {id(leaf) for leaf in self.leaves}
         arrays = [a for a in jax.tree.leaves(kept) if id(a) not in own]
-        seeds = size(self.outputs) + size(self._examples())
-        per_output = seeds + size(self.taps) + size(list(map(cotangent, factors)))
-        return Load(size(arrays), per_output)
+        seeds = nbytes(self.outputs) + nbytes(self._examples())
+        per_output = seeds + nbytes(self.taps) + nbytes(list(map(cotangent, factors)))
+        return Load(nbytes(arrays), per_output)
 
     def _examples(self) -> Sequence[jax.ShapeDtypeStruct]:
         """The outputs of one example."""
@@ -203,23 +205,7 @@ class Linear:
 
 def on_cotangents(function: Callable[[jax.Array], jax.Array], by_leaf: ByLeaf) -> ByLeaf:
     """`function` of every `G` or `J`, in place of it."""
-
-    def change(f: Factor) -> Factor:
-        if isinstance(f, Materialised):
-            return Materialised(function(f.J))
-        return replace(f, G=function(f.G))
-
-    return [[change(f) for f in leaf] for leaf in by_leaf]
-
-
-def cotangent(factor: Factor) -> jax.Array:
-    """What of a factor depends on the output."""
-    return factor.J if isinstance(factor, Materialised) else factor.G
-
-
-def size(tree: Any) -> int:
-    """Bytes of the arrays of a tree."""
-    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+    return [[with_cotangent(f, function(cotangent(f))) for f in leaf] for leaf in by_leaf]
 
 
 def unfactored(source: Source) -> dict[int, str]:
@@ -268,17 +254,11 @@ def by_reverse_mode(
         results, _, records = _sites.run(program, [*leaves, *data], {}, taps)
         return [jnp.asarray(y) for y in results], records
 
-    def tapped(taps: list[Any]) -> Any:
-        if side.n is None:
-            return run(side.data, taps)
-        return jax.vmap(run, in_axes=(side.axes, 0))(side.data, taps)
-
     taps = _sites.zeros(program)
     if side.n is not None:
         taps = jax.tree.map(lambda z: jnp.zeros((side.n, *z.shape), z.dtype), taps)
-    outputs, pullback, records = jax.vjp(tapped, taps, has_aux=True)
-    placed = with_batch(outputs, side)
-    return Linear(meta, placed, program, pullback, records, side.n, taps, leaves, [])
+    outputs, pullback, records = jax.vjp(lambda taps: side.map(run, taps), taps, has_aux=True)
+    return Linear(meta, side.placed(outputs), program, pullback, records, side.n, taps, leaves, [])
 
 
 def by_forward_mode(side: Side, leaves: list[jax.Array], meta: Meta) -> Factors:
@@ -296,11 +276,4 @@ def by_forward_mode(side: Side, leaves: list[jax.Array], meta: Meta) -> Factors:
     outputs, by_leaf = side.map(one)
     if side.n is None:
         by_leaf = jax.tree.map(lambda a: a[None], by_leaf)
-    return Factors(with_batch(outputs, side), by_leaf, meta)
-
-
-def with_batch(outputs: list[jax.Array], side: Side) -> list[jax.Array]:
-    """Outputs with their batch axis, now in front, where `f` has it."""
-    if side.n is None:
-        return outputs
-    return [jnp.moveaxis(y, 0, a) for y, a in zip(outputs, side.out_axes, strict=True)]  # pyright: ignore[reportArgumentType]
+    return Factors(side.placed(outputs), by_leaf, meta)

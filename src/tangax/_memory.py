@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 import re
+from typing import Any
 
 import jax
 
@@ -26,6 +28,11 @@ def budget(memory: float | str | None) -> int:
             return int(float(match[1]) * _UNITS[match[2]])
     msg = f'memory must be a positive number of bytes or a string like "2GiB", got {memory!r}.'
     raise ValueError(msg)
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of the arrays, or shapes, of a tree."""
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
 def free() -> int:

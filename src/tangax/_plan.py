@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import jax
 
 from . import _jaxpr
-from ._factors import Factor, Factored, OneHot
-from ._frame import Frame
-from ._linear import Linear, Meta, Source, linearise
-from ._planner import Cost, OutputPlan
+from ._axes import Axes
+from ._factors import Factor, Factored, OneHot, cotangent
+from ._linear import Linear, Source, linearise
+from ._memory import nbytes
+from ._planner import Cost
 from ._sides import Pair
 from ._sites import Found, describe
-from ._structured import leaf_pairs, plan_outputs
+from ._structured import frames, kernel_dtype, pairs_by_leaf, plan_outputs
 from ._trees import Params
 
 
@@ -53,8 +50,8 @@ class Blocks:
     """
 
     output: str
-    sizes: tuple[int, int, int, int]
-    runs: tuple[int, int, int, int]
+    sizes: tuple[int, ...]
+    runs: tuple[int, ...]
     passes: tuple[int, int]
 
 
@@ -131,8 +128,8 @@ class Plan:
             f"contraction {short(self.contraction)}"
         )
         lines.append(
-            f"bytes: arguments {size(self.arguments)}, kernel {size(self.result)}, held besides "
-            f"{size(self.held)} of {size(self.memory)}"
+            f"bytes: arguments {in_bytes(self.arguments)}, kernel {in_bytes(self.result)}, "
+            f"held besides {in_bytes(self.held)} of {in_bytes(self.memory)}"
         )
         return "\n".join(lines)
 
@@ -141,56 +138,37 @@ NAMES = ("diagonal", "traced", "of x1", "of x2")
 
 
 def make_plan(
-    pair: Pair,
-    params: Params,
-    *,
-    frames_of: Callable[[Meta, Meta], list[Frame]],
-    memory: int,
-    factored: bool,
+    pair: Pair, params: Params, trace: Axes, diagonal: Axes, *, memory: int, factored: bool
 ) -> Plan:
     """What a kernel call will do; traces, and computes nothing."""
     first = linearise(pair.first, params.leaves, pair.names, pair.treedef)
     second = first if pair.same else linearise(pair.second, params.leaves, pair.names, pair.treedef)
-    frames = frames_of(first.meta, second.meta)
-    outputs = plan_outputs(first, second, frames, memory, factored=factored)
+    every = frames(first.meta, second.meta, trace, diagonal)
+    outputs = plan_outputs(first, second, every, memory, factored=factored)
     sites = list(describe(first.program)) if isinstance(first, Linear) else []
-    by_leaf1 = jax.eval_shape(first.whole).by_leaf
-    by_leaf2 = by_leaf1 if pair.same else jax.eval_shape(second.whole).by_leaf
+    by_leaf = pairs_by_leaf(first, second)
+    sides = [flops(first), flops(second)]
     rows, blocks = [], []
-    forward = sum(flops(side) for side in {id(s): s for s in (first, second)}.values())
-    backward = held = result = 0
-    for name, frame, output in zip(pair.names, frames, outputs, strict=True):
+    backward = result = 0
+    for a, (name, frame, output) in enumerate(zip(pair.names, every, outputs, strict=True)):
         label = name if len(pair.names) > 1 else ""
         costs = iter(output.costs)
-        for leaf, (f1, f2) in enumerate(zip(by_leaf1, by_leaf2, strict=True)):
+        for leaf, pairs in enumerate(by_leaf):
             found = tuple(site for site in sites if site.leaf == leaf)
-            pairs = [(f, f) for f in f1] if pair.same else jax.eval_shape(leaf_pairs, f1, f2)
+            where = (params.paths[leaf], tuple(params.leaves[leaf].shape), label, found)
             for factor, _ in pairs:
-                shape = tuple(params.leaves[leaf].shape)
-                runs = kernel_blocks(output, same=pair.same)
-                rows.append(row(params.paths[leaf], shape, label, found, factor, next(costs), runs))
-        done = passes(output, same=pair.same)
-        chunks = (output.d, output.r, output.o, output.q)
-        blocks.append(
-            Blocks(label, sizes(b.size for b in chunks), sizes(b.runs for b in chunks), done)
-        )
-        each = [flops(side) for side in (first, second)]
-        backward += sum(p * one for p, one in zip(done, each, strict=True))
-        held = max(held, output.held)
-        dtype = first.meta.dtypes[0]
-        result += (
-            math.prod(frame.kernel_shape(*(b.count for b in (output.d, output.o, output.q))))
-            * dtype.itemsize
-        )
-    arrays = {id(a): a for a in (*params.leaves, *pair.first.data, *pair.second.data)}
-    arguments = sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays.values())
-    return Plan(tuple(rows), tuple(blocks), forward, backward, memory, held, arguments, result)
-
-
-def sizes(values: Any) -> tuple[int, int, int, int]:
-    """Four numbers."""
-    d, r, o, q = values
-    return d, r, o, q
+                shapes = factor_shapes(factor, frame.size(0))
+                rows.append(row(*where, shapes, next(costs), output.pairs))
+        sizes, runs = zip(*((block.size, block.runs) for block in output.blocks), strict=True)
+        blocks.append(Blocks(label, sizes, runs, output.passes))
+        backward += sum(p * one for p, one in zip(output.passes, sides, strict=True))
+        kernel = frame.kernel_shape(output.d.count, output.o.count, output.q.count)
+        result += math.prod(kernel) * kernel_dtype(first, second, a).itemsize
+    held = max((output.held for output in outputs), default=0)
+    forward = sides[0] if pair.same else sum(sides)
+    arguments = {id(a): a for a in (*params.leaves, *pair.first.data, *pair.second.data)}
+    given = nbytes(list(arguments.values()))
+    return Plan(tuple(rows), tuple(blocks), forward, backward, memory, held, given, result)
 
 
 def flops(source: Source) -> int:
@@ -200,34 +178,12 @@ def flops(source: Source) -> int:
     return _jaxpr.multiply_adds(source.program.jaxpr) * (source.n or 1)
 
 
-def kernel_blocks(output: OutputPlan, *, same: bool) -> int:
-    """How many blocks of the kernel are computed."""
-    return output.d.runs * output.r.runs * columns(output, same=same)
-
-
-def columns(output: OutputPlan, *, same: bool) -> int:
-    """Pairs of blocks of free outputs; of one side with itself those above the diagonal."""
-    o, q = output.o, output.q
-    if not same or o.whole:
-        return o.runs * q.runs
-    return sum(bool(e + q.size > c) for c in o.starts for e in q.starts)
-
-
-def passes(output: OutputPlan, *, same: bool) -> tuple[int, int]:
-    """Backward passes of both sides."""
-    shared = output.d.runs * output.d.size * output.r.runs * output.r.size
-    first = shared * output.o.runs * output.o.size
-    if same and output.o.whole and output.q.whole:
-        return first, 0
-    return first, shared * columns(output, same=same) * output.q.size
-
-
 def row(
     leaf: str,
     shape: tuple[int, ...],
     output: str,
     sites: tuple[Found, ...],
-    factor: Factor,
+    factors: str,
     cost: Cost,
     runs: int,
 ) -> Row:
@@ -239,7 +195,7 @@ def row(
         output,
         sites,
         "+".join(kinds),
-        factor_shapes(factor),
+        factors,
         cost.term.order,
         cost.term.tiles,
         cost.term.groups,
@@ -249,14 +205,14 @@ def row(
     )
 
 
-def factor_shapes(factor: Factor) -> str:
-    """Shapes for one example; one-hot rows by their ids."""
+def factor_shapes(factor: Factor, o: int) -> str:
+    """Shapes for one example and so many outputs; one-hot rows by their ids."""
+    G = [o, *cotangent(factor).shape[2:]]
     if not isinstance(factor, Factored):
-        return f"J{list(factor.J.shape[1:])}"
-    G = f"G{list(factor.G.shape[1:])}"
+        return f"J{G}"
     if isinstance(factor.A, OneHot):
-        return f"ids{list(factor.A.ids.shape[1:])} {G}"
-    return f"A{list(factor.A.shape[1:])} {G}"
+        return f"ids{list(factor.A.ids.shape[1:])} G{G}"
+    return f"A{list(factor.A.shape[1:])} G{G}"
 
 
 def short(number: int) -> str:
@@ -267,7 +223,7 @@ def short(number: int) -> str:
     return str(number)
 
 
-def size(number: int) -> str:
+def in_bytes(number: int) -> str:
     """Bytes to three digits: 1.23 GiB."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if number >= unit:

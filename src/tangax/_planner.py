@@ -9,12 +9,13 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import opt_einsum
 
 from ._contract import ORDERS, Term, alike, examples, groups, outputs
-from ._factors import Factor, Factored, Materialised, OneHot
+from ._factors import Factor, Factored, Materialised, OneHot, cotangent, with_cotangent
 from ._frame import Block, D, Frame, I, J, K, M, N, O, P, Q, R, S, T, even
 
 # What moving one entry through memory costs, in multiply-adds of a matrix product.
@@ -207,21 +208,54 @@ class OutputPlan:
 
     `d`, `r`: diagonal and traced indices, at once on both sides; `o`: free ones of `x1`, whose
     cotangents stay while blocks `q` of those of `x2` pass by. `in_turn`: one pair after the other,
-    lest the intermediates of several stand beside each other.
+    lest the intermediates of several stand beside each other. `same`: `x2` is `x1`.
     """
 
     d: Block
     r: Block
     o: Block
     q: Block
-    costs: tuple[Cost, ...]
-    in_turn: bool
-    held: int
+    same: bool
+    costs: tuple[Cost, ...] = ()
+    in_turn: bool = False
+    held: int = 0
+
+    @property
+    def blocks(self) -> tuple[Block, Block, Block, Block]:
+        """All four."""
+        return self.d, self.r, self.o, self.q
 
     @property
     def whole(self) -> bool:
         """Whether everything is one block."""
-        return all(block.whole for block in (self.d, self.r, self.o, self.q))
+        return all(block.whole for block in self.blocks)
+
+    @property
+    def once(self) -> bool:
+        """Whether a block of one side is that of the other too: nothing free is cut."""
+        return self.same and self.o.whole and self.q.whole
+
+    def below(self, o: Any, q: Any) -> Any:
+        """Whether a pair of blocks, by their starts, is below the diagonal, and left out."""
+        return self.same and not self.once and q + self.q.size <= o
+
+    @property
+    def pairs(self) -> int:
+        """How many blocks of the kernel are computed."""
+        free = sum(not self.below(o, q) for o in self.o.starts for q in self.q.starts)
+        return self.d.runs * self.r.runs * free
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Backward passes of both sides."""
+        shared = self.d.size * self.r.size
+        first = shared * self.o.size * self.d.runs * self.r.runs * self.o.runs
+        return first, 0 if self.once else shared * self.q.size * self.pairs
+
+    def outputs(self, first: int, second: int) -> int:
+        """The sum over the outputs of one block, each weighing so much on its side."""
+        d, r, o, q = (block.size for block in self.blocks)
+        return d * r * (o * first + (0 if self.once else q * second))
 
 
 @dataclass(frozen=True)
@@ -238,82 +272,65 @@ def plan_output(
     loads: tuple[Load, Load],
     memory: int,
     *,
+    same: bool,
     factored: bool,
 ) -> OutputPlan:
     """The fewest blocks whose cotangents and contractions fit `memory`, best effort.
 
     `pairs`: shapes of the pairs of factors for one output, `[n, 1, ...]`.
     """
-    same = all(f1 is f2 for f1, f2 in pairs)
-    leaves = jax.tree.leaves(pairs)
-    itemsize = max((x.dtype.itemsize for x in leaves), default=4)
+    itemsize = max((x.dtype.itemsize for x in jax.tree.leaves(pairs)), default=4)
     (d, r, o), q = frame.counts(0), frame.counts(1)[2]
     fixed = loads[0].fixed + (0 if same else loads[1].fixed)
     if same:  # one half of the kernel is copied from the other
         fixed += math.prod(frame.kernel_shape(d, o, q)) * itemsize
     room = max(memory - fixed, memory // 4)  # smaller blocks would not shrink what is fixed
-    rate = max(1, loads[0].output, loads[1].output)
-    most = room // 2 // rate  # outputs of both sides at a time
-    everything = d * r * (o if same else o + q)
+    most = room // 2 // max(1, loads[0].output, loads[1].output)  # outputs of both sides at a time
     while True:
-        blocks = output_blocks(d, r, o, q, most, same=same)
-        held = cotangents(blocks, loads, same=same)
-        sized = [resized_pair(f1, f2, blocks) for f1, f2 in pairs]
+        plan = output_blocks(d, r, o, q, most, same=same)
+        held = plan.outputs(loads[0].output, loads[1].output)
         entries = max(room - held, room // 4) // itemsize
-        costs = [plan_pair(f1, f2, frame, entries, factored=factored) for f1, f2 in sized]
+        costs = tuple(
+            plan_pair(*resized_pair(f1, f2, plan), frame, entries, factored=factored)
+            for f1, f2 in pairs
+        )
         largest = max((cost.held for cost in costs), default=0)
         total = sum(cost.held for cost in costs)
-        in_turn = total > entries or most < everything
-        if largest <= entries or max(block.size for block in blocks) <= 1:
+        if largest <= entries or max(block.size for block in plan.blocks) <= 1:
+            in_turn = total > entries or not plan.whole
             held += fixed + itemsize * (largest if in_turn else total)
-            return OutputPlan(*blocks, tuple(costs), in_turn, held)
-        one = Load(0, 1)
-        most = cotangents(blocks, (one, one), same=same) // 2
+            return replace(plan, costs=costs, in_turn=in_turn, held=held)
+        most = plan.outputs(1, 1) // 2
 
 
-def output_blocks(
-    d: int, r: int, o: int, q: int, most: int, *, same: bool
-) -> tuple[Block, Block, Block, Block]:
+def output_blocks(d: int, r: int, o: int, q: int, most: int, *, same: bool) -> OutputPlan:
     """Blocks of at most `most` outputs of both sides together, where that can be.
 
     Diagonal and traced outputs are cut first: each is then still computed once. Free outputs of
     `x2` are computed once for every block of those of `x1`, whose blocks are therefore large.
     """
-    sides = o if same and o == q else o + q
-    if d * r * sides <= most:
-        return Block(d, d), Block(r, r), Block(o, o), Block(q, q)
+    sides = o if same else o + q
     traced = even(r, most // max(1, d * sides))
     if traced.size > 1 or d * sides <= most:
-        return Block(d, d), traced, Block(o, o), Block(q, q)
+        return OutputPlan(Block(d, d), traced, Block(o, o), Block(q, q), same)
     diagonal = even(d, most // max(1, sides))
     if diagonal.size > 1 or sides <= most:
-        return diagonal, traced, Block(o, o), Block(q, q)
+        return OutputPlan(diagonal, traced, Block(o, o), Block(q, q), same)
     columns = even(q, most // 4)
-    return diagonal, traced, even(o, most - columns.size), columns
+    return OutputPlan(diagonal, traced, even(o, most - columns.size), columns, same)
 
 
-def cotangents(blocks: Sequence[Block], loads: tuple[Load, Load], *, same: bool) -> int:
-    """Bytes of the cotangents and factors of one block of both sides."""
-    d, r, o, q = (block.size for block in blocks)
-    once = same and blocks[2].whole and blocks[3].whole
-    return d * r * (o * loads[0].output + (0 if once else q * loads[1].output))
-
-
-def resized_pair(f1: Factor, f2: Factor, blocks: Sequence[Block]) -> tuple[Factor, Factor]:
+def resized_pair(f1: Factor, f2: Factor, plan: OutputPlan) -> tuple[Factor, Factor]:
     """The shapes of a pair for one block, unfolded."""
-    d, r, o, q = blocks
-    first = resized(f1, (d.size, r.size, o.size))
-    if f1 is f2 and o.whole and q.whole:
+    first = resized(f1, (plan.d.size, plan.r.size, plan.o.size))
+    if plan.once:
         return first, first
-    return first, resized(f2, (d.size, r.size, q.size))
+    return first, resized(f2, (plan.d.size, plan.r.size, plan.q.size))
 
 
 def resized(factor: Factor, counts: tuple[int, int, int]) -> Factor:
     """The shape of a factor for so many diagonal, traced and free outputs."""
-
-    def part(G: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((G.shape[0], *counts, *G.shape[2:]), G.dtype)
-
-    if isinstance(factor, Materialised):
-        return Materialised(part(factor.J))  # pyright: ignore[reportArgumentType]
-    return Factored(factor.A, part(factor.G), factor.layout)  # pyright: ignore[reportArgumentType]
+    G = cotangent(factor)
+    return with_cotangent(
+        factor, jax.ShapeDtypeStruct((G.shape[0], *counts, *G.shape[2:]), G.dtype)
+    )

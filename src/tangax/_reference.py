@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ._axes import KernelAxes
 from ._modes import has_forward_mode, jacobian
-from ._sides import Pair, Side
+from ._sides import Pair, Side, place_batch
 from ._trees import kernel_dtype
 
 
@@ -47,11 +47,6 @@ def side_jacobians(side: Side, leaves: list[jax.Array]) -> list[list[jax.Array]]
         ]
         for row, y, axis in zip(stacked, side.outputs, side.out_axes, strict=True)
     ]
-
-
-def place_batch(array: jax.Array, axis: int | None) -> jax.Array:
-    """Move the leading batch axis, if there is one, to its place among the output axes."""
-    return array if axis is None else jnp.moveaxis(array, 0, axis)
 
 
 def ntk_vector_products(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:

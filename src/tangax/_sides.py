@@ -53,11 +53,23 @@ class Side:
             for y, a in zip(outputs, self.out_axes, strict=True)
         ]
 
-    def map(self, function: Callable[[list[jax.Array]], Any]) -> Any:
-        """`function(data)` for every example, results stacked along axis 0, if there is a batch."""
+    def map(self, function: Callable[..., Any], *stacked: Any) -> Any:
+        """`function(data, *stacked)` for every example, results stacked along axis 0.
+
+        `stacked` has the examples along axis 0 too. Without a batch there is one, and no such axis.
+        """
         if self.n is None:
-            return function(self.data)
-        return jax.vmap(function, in_axes=(self.axes,))(self.data)
+            return function(self.data, *stacked)
+        return jax.vmap(function, in_axes=(self.axes, *[0] * len(stacked)))(self.data, *stacked)
+
+    def placed(self, outputs: list[jax.Array]) -> list[jax.Array]:
+        """One array for each output: its batch axis, in front, moved to where `f` has it."""
+        return [place_batch(y, a) for y, a in zip(outputs, self.out_axes, strict=True)]
+
+
+def place_batch(array: jax.Array, axis: int | None) -> jax.Array:
+    """Move the leading batch axis, if there is one, to its place among the output axes."""
+    return array if axis is None else jnp.moveaxis(array, 0, axis)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _contract, _planner
-from ._axes import Axes, KernelAxes, kernel_axes
+from ._axes import Axes, kernel_axes
 from ._factors import Factor, Layout, Materialised, materialise
-from ._frame import Block, D, Frame, O, Q, added, loop, masked, product
+from ._frame import Block, D, Frame, O, Q, added, combinations, loop, masked
 from ._kernel import mirrored
 from ._linear import ByLeaf, Meta, Source, on_cotangents
 from ._planner import OutputPlan
@@ -21,15 +21,11 @@ from ._planner import OutputPlan
 
 def frames(meta1: Meta, meta2: Meta, trace: Axes, diagonal: Axes) -> list[Frame]:
     """The frame of each output's kernel."""
-    found, starts = [], (0, 0)
-    sizes = zip(meta1.sizes(), meta2.sizes(), strict=True)
-    for name, shape1, shape2, axis, (size1, size2) in zip(
-        meta1.names, meta1.shapes, meta2.shapes, meta1.out_axes, sizes, strict=True
-    ):
-        ax: KernelAxes = kernel_axes(name, shape1, shape2, trace, diagonal)
-        found.append(Frame(ax, axis, starts, shape1, shape2))
-        starts = (starts[0] + size1, starts[1] + size2)
-    return found
+    outputs = zip(meta1.names, meta1.shapes, meta2.shapes, meta1.out_axes, strict=True)
+    return [
+        Frame(kernel_axes(name, shape1, shape2, trace, diagonal), axis, shape1, shape2)
+        for name, shape1, shape2, axis in outputs
+    ]
 
 
 # Pairs of factors
@@ -111,25 +107,26 @@ def symmetric(kernel: jax.Array, frame: Frame, plan: OutputPlan) -> jax.Array:
     """
     batch = [] if frame.batch is None else [frame.batch]
     others = [a for a in range(frame.ax.ndim) if a != frame.batch]
-    return mirrored(kernel, frame.ax, batch + others if plan.o.whole else others + batch)
+    return mirrored(kernel, frame.ax, batch + others if plan.once else others + batch)
 
 
 def plan_outputs(
     first: Source, second: Source, every: list[Frame], memory: int, *, factored: bool
 ) -> list[OutputPlan]:
     """The plan of every output, from the shapes of the factors of a single entry."""
-    unit1 = first.unit
-    unit2 = unit1 if second is first else second.unit
-    loads = first.load(), second.load()
-    pairs = shapes_of_pairs(unit1, unit2)
-    return [_planner.plan_output(pairs, frame, loads, memory, factored=factored) for frame in every]
+    pairs = [pair for leaf in pairs_by_leaf(first, second) for pair in leaf]
+    loads, same = (first.load(), second.load()), first is second
+    return [
+        _planner.plan_output(pairs, frame, loads, memory, same=same, factored=factored)
+        for frame in every
+    ]
 
 
-def shapes_of_pairs(unit1: ByLeaf, unit2: ByLeaf) -> list[tuple[Factor, Factor]]:
-    """The pairs of two sides by shape; of one side with itself, each beside itself."""
-    if unit1 is unit2:
-        return [(f, f) for leaf in unit1 for f in leaf]
-    return jax.eval_shape(pair_factors, unit1, unit2)
+def pairs_by_leaf(first: Source, second: Source) -> list[list[tuple[Factor, Factor]]]:
+    """The shapes of every leaf's pairs; of one side with itself, each factor beside itself."""
+    if first is second:
+        return [[(f, f) for f in leaf] for leaf in first.unit]
+    return jax.eval_shape(lambda a, b: list(map(leaf_pairs, a, b)), first.unit, second.unit)
 
 
 def output_kernel(
@@ -141,13 +138,13 @@ def output_kernel(
     """
     same = first is second
     d, r, o, q = plan.d, plan.r, plan.o, plan.q
+    dtype = kernel_dtype(first, second, output)
     terms = [cost.term for cost in plan.costs]
-    dtype = jnp.promote_types(first.meta.dtypes[output], second.meta.dtypes[output])
+    zero = jnp.zeros(frame.kernel_shape(d.size, o.size, q.size), dtype)
 
     def part(f1: ByLeaf, f2: ByLeaf) -> jax.Array:
         counts1, counts2 = (d.size, r.size, o.size), (d.size, r.size, q.size)
         pairs = unfolded(pair_factors(f1, f2), counts1, counts2)
-        zero = jnp.zeros(frame.kernel_shape(d.size, o.size, q.size), dtype)
         return _contract.contract(pairs, frame, terms, zero, in_turn=plan.in_turn)
 
     if plan.whole:
@@ -161,23 +158,24 @@ def output_kernel(
 
         def column(kernel: jax.Array, e: Any) -> jax.Array:
             def computed() -> jax.Array:
-                if same and o.whole and q.whole:
+                if plan.once:
                     return part(f1, f1)
                 return part(f1, taken(second, output, frame.places(1), (d, r, q), (a, b, e)))
 
-            shape = frame.kernel_shape(d.size, o.size, q.size)
-            block = (
-                jax.lax.cond(e + q.size <= c, lambda: jnp.zeros(shape, dtype), computed)
-                if same and not o.whole
-                else computed()
-            )
+            below = plan.below(c, e)
+            block = computed() if below is False else jax.lax.cond(below, lambda: zero, computed)
             starts = {D: a, O: c, Q: e}
             return added(kernel, block, [starts.get(label, 0) for label in frame.labels])
 
         return loop(column, kernel, q.starts)
 
-    zero = jnp.zeros(frame.kernel_shape(d.count, o.count, q.count), dtype)
-    return loop(row, zero, *product(d.starts, r.starts, o.starts))
+    kernel = jnp.zeros(frame.kernel_shape(d.count, o.count, q.count), dtype)
+    return loop(row, kernel, *combinations(d.starts, r.starts, o.starts))
+
+
+def kernel_dtype(first: Source, second: Source, output: int) -> Any:
+    """The dtype of the kernel of an output."""
+    return jnp.promote_types(first.meta.dtypes[output], second.meta.dtypes[output])
 
 
 def taken(

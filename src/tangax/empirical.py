@@ -256,7 +256,8 @@ class NtkFn:
         return make_plan(
             pair,
             pair.params,
-            frames_of=lambda a, b: frames(a, b, self.trace_axes, self.diagonal_axes),
+            self.trace_axes,
+            self.diagonal_axes,
             memory=budget(self.memory),
             factored=self._factored,
         )

@@ -107,6 +107,18 @@ class Materialised:
 Factor = Factored | Materialised
 
 
+def cotangent(factor: Factor) -> jax.Array:
+    """What of a factor depends on the output: `G` or `J`."""
+    return factor.J if isinstance(factor, Materialised) else factor.G
+
+
+def with_cotangent(factor: Factor, array: Any) -> Factor:
+    """The factor with another `G` or `J`."""
+    if isinstance(factor, Materialised):
+        return Materialised(array)
+    return replace(factor, G=array)
+
+
 class Kind(Protocol):
     """A kind of site: what it is called, what it keeps of the forward pass, and its factors."""
 
