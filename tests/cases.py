@@ -269,6 +269,27 @@ case("flip_both", lambda x, w: x @ jnp.flip(w), w=(4, 2), polynomial=1)
 case("stacked_weight_and_bias", lambda x, w, b: jnp.pad(x, ((0, 0), (0, 1)), constant_values=1) @ jnp.concatenate([w, b[None]]), w=(4, 2), b=(2,), polynomial=1)
 case("concatenated_weights", lambda x, w, v: x @ jnp.concatenate([w, v], 1), w=(4, 2), v=(4, 1), polynomial=1)
 case("stack_of_weights", lambda x, w, v: jnp.einsum("ni,kij->nkj", x, jnp.stack([w, v, w])), w=(4, 2), v=(4, 2), polynomial=1)
+case("joined_inputs", lambda x, w, v: x @ jnp.concatenate([0.3 * w, v / 2]), w=(1, 2), v=(3, 2), polynomial=1)
+case("joined_transposed", lambda x, w, v: x @ jnp.concatenate([w.T, -v.T]).T, w=(4, 2), v=(4, 1), polynomial=1)
+case("joined_twice", lambda x, w, v, u: x @ jnp.concatenate([jnp.concatenate([w, v], 1), u]), w=(1, 2), v=(1, 1), u=(3, 3), polynomial=1)
+case("joined_batch", lambda x, w, v: jnp.einsum("nki,kij->nkj", x, jnp.concatenate([w, v])), x=(3, 2), w=(1, 2, 3), v=(2, 2, 3), polynomial=1)
+case("joined_weight_left", lambda x, w, v: (jnp.concatenate([w, v]) @ x.T).T, w=(2, 4), v=(1, 4), polynomial=1)
+case("joined_with_others", lambda x, w, v: x @ jnp.concatenate([w, jnp.sin(v), jnp.full((1, 2), 0.4)]), w=(2, 2), v=(1, 2))
+case("joined_parts_of_one", lambda x, w: x @ jnp.concatenate([w[2:], 0.7 * w[:2]]), w=(4, 2), polynomial=1)
+case("joined_and_split", lambda x, w, v, u: sum(jnp.tanh(x @ a) for a in jnp.split(jnp.concatenate([w, v, u], 1), 3, 1)), w=(4, 2), v=(4, 2), u=(4, 2))
+case("joined_and_split_across", lambda x, w, v: sum(jnp.tanh(x @ a) for a in jnp.split(jnp.concatenate([w, v], 1), 2, 1)), w=(4, 1), v=(4, 3))
+case("joined_flat", lambda x, w, v: jnp.tanh(x @ (flat := jnp.concatenate([w.ravel(), v]))[:8].reshape(4, 2)) @ flat[8:].reshape(2, 1), w=(4, 2), v=(2,))
+case("joined_of_scaled_scan", lambda x, w, v: scan(lambda h, x: jnp.tanh(jnp.concatenate([h, x], -1) @ jnp.concatenate([w, 0.6 * v])), zeros(x, 2), time_first(x)), x=(3, 2), w=(2, 2), v=(2, 2))
+case("joined_before_scan", lambda x, w, v: (lambda u: scan(lambda h, x: jnp.tanh(h @ u[:, :2] + (x @ u)[:, :2] + (x @ u)[:, 2:]), zeros(x, 2), time_first(x)))(jnp.concatenate([w, v], 1)), x=(3, 2), w=(2, 2), v=(2, 2))
+case("joined_layers_by_units", lambda x, w, v: scan(lambda h, u: jnp.tanh(h @ u), x, jnp.concatenate([w, 0.8 * v], 2)), x=(3,), w=(2, 3, 1), v=(2, 3, 2))
+case("joined_layers", lambda x, w, v: scan(lambda h, u: jnp.tanh(h @ u), x, jnp.stack([w, 0.8 * v, w])), x=(3,), w=(3, 3), v=(3, 3))
+case("joined_carry", lambda x, w, v: scan(lambda h, x: jnp.tanh(h + x), jnp.broadcast_to(jnp.concatenate([w, v]), (len(x), 3)), time_first(x)), x=(2, 3), w=(1,), v=(2,))
+case("joined_bias", lambda x, w, v: jnp.tanh(x + jnp.concatenate([w, v])), w=(1,), v=(3,))
+case("joined_returned", lambda x, w, v: jnp.broadcast_to(jnp.concatenate([w, 2 * v]), (len(x), 3)), w=(1,), v=(2,), polynomial=1)
+case("joined_in_jit", lambda x, w, v: jnp.tanh(x @ jax.jit(lambda w, v: jnp.concatenate([w, v], 1))(2 * w, v)), w=(4, 1), v=(4, 2))
+case("joined_kernels", lambda x, w, v: conv(x, jnp.concatenate([w, v])), x=(2, 3, 3), w=(1, 2, 2, 2), v=(2, 2, 2, 2), polynomial=1)
+case("joined_tables", lambda x, w, v: jnp.concatenate([w, v])[x].sum(1), x=integers(0, 5, 3), w=(2, 3), v=(3, 3), polynomial=1)
+case("joined_nonlinear", lambda x, w, v: x * jnp.sin(jnp.concatenate([w, 0.5 * v])), w=(1,), v=(3,))
 case("concatenated_with_input", lambda x, w: jnp.concatenate([jnp.broadcast_to(w, (len(x), 2)), x], 1), w=(2,), polynomial=1)
 case("class_token", lambda x, c, w: (jnp.concatenate([jnp.broadcast_to(c, (len(x), 1, 3)), x], 1) @ w).sum(1), x=(2, 3), c=(1, 1, 3), w=(3, 2), polynomial=2)
 case("slice", lambda x, w: x[:, :2] @ w[:2], w=(4, 2), polynomial=1)
@@ -850,6 +871,7 @@ used_twice_unalike dense dense_bias dense_on_tokens mlp_relu mlp_gelu deep_linea
 dot_weight_left dot_vector dot_outer dot_batch dot_two_batch_swapped dot_two_contracted_swapped
 dot_free_around_contracted dot_everything bilinear weight_on_both_operands low_rank
 transpose reshape_transpose_reshape broadcast_really reverse stacked_weight_and_bias
+joined_inputs joined_with_others joined_flat joined_of_scaled_scan joined_before_scan joined_layers
 slices_of_one_vector dynamic_slice_by_input dynamic_update_slice at_add gather_rows triangle roll
 top_k_of_input sort mean_of_weights cumprod argmax_of_weights
 conv_same conv_everything conv_groups conv_depthwise conv_nhwc conv_1d conv_3d conv_flipped

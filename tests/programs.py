@@ -154,10 +154,32 @@ def join(b, number):
 
 def join_weights(b, number):
     tokens, channels = b.shape
-    first = b.parameter((channels, 2), number)
-    second = b.parameter((channels, 1), number // 2)
+    variant = number % 4
+    if variant == 0 and channels > 1:  # by inputs
+        first, second = b.parameter((1, 3), number), b.parameter((channels - 1, 3), number // 2)
+        b.shape = (tokens, 3)
+        return lambda params, h: h @ jnp.concatenate([first(params), second(params)])
+    if variant == 1:  # a stack, perhaps of layers
+        first, second = (b.parameter((channels, channels), n) for n in (number, number // 2))
+
+        def step(params, h):
+            stack = jnp.stack([first(params), 0.5 * second(params)])
+            if number % 3:
+                return jnp.einsum("ti,kij->tj", h, stack)
+            return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), h, stack)[0]
+
+        return step
+    first, second = b.parameter((channels, 2), number), b.parameter((channels, 1), number // 2)
     b.shape = (tokens, 3)
-    return lambda params, h: h @ jnp.concatenate([first(params), second(params)], 1)
+    if variant == 2:  # by units
+        return lambda params, h: h @ jnp.concatenate([first(params), second(params)], 1)
+
+    def both(params, h):  # flat, and apart again
+        flat = jnp.concatenate([first(params).ravel(), second(params).ravel()])
+        one, two = flat[: 2 * channels].reshape(channels, 2), flat[2 * channels :]
+        return jnp.concatenate([h @ one, jnp.tanh(h @ two.reshape(channels, 1))], 1)
+
+    return both
 
 
 def reduce(b, number):

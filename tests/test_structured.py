@@ -30,18 +30,24 @@ KINDS = {
         embedding_one_hot attention_heads attention_causal attention_linear dot_product_attention
         tied_alike tied_two_lengths scan_layers scan_layers_checkpoint scan_layers_unroll
         scan_layers_reverse scan_layers_reshaped scan_layers_scaled scan_length_one rnn_reverse
-        rnn_unroll rnn_tied_to_head""",
+        rnn_unroll rnn_tied_to_head roll concatenated_weights stacked_weight_and_bias
+        stack_of_weights joined_inputs joined_transposed joined_twice joined_batch joined_in_jit
+        joined_weight_left joined_parts_of_one joined_and_split joined_flat joined_before_scan
+        joined_of_scaled_scan joined_layers_by_units""",
     "bias+dense": "dense_bias dense_on_tokens rnn_unrolled scan_layers_bias rnn",
     "conv": """conv_same conv_strides conv_padding conv_rhs_dilation conv_lhs_dilation
         conv_everything conv_groups conv_depthwise conv_nhwc_groups conv_odd_layout conv_1d_causal
         conv_3d conv_flipped conv_transpose conv_kernel_reshaped conv_vmapped scan_conv_layers""",
     "embedding": """embedding embedding_take embedding_repeated_ids embedding_columns embedding_clip
         embedding_fill embedding_negative_ids embedding_scaled embedding_two_dimensional_ids""",
+    "bias": "joined_bias",
+    "returned": "joined_layers joined_carry",
     "bias+scale": "layer_norm",
     "bias+dense+scale": "batch_norm_fixed group_norm layer_norm_after_dense",
     "dense+scale": "rms_norm scan_layers_gain",
     "dense+embedding": "embedding_tied embedding_and_dense",
-    "generic": "conv_batch_groups einsum_trace",
+    "dense+generic": "joined_with_others",
+    "generic": "conv_batch_groups einsum_trace joined_and_split_across joined_nonlinear",
 }
 
 
@@ -55,13 +61,10 @@ def test_kinds_of_sites(name, kinds, vmap_axes):
         case.x1, case.x2, case.params, **case.kwargs
     )
     assert "+".join(sorted({site.kind for row in plan.rows for site in row.sites})) == kinds
+    assert "generic" in kinds or not any(row.why for row in plan.rows)
 
 
-# Flax's LSTM joins the kernels of its gates before it multiplies.
-NOT_FACTORED = {"linen_lstm"}
-
-
-@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in NOT_FACTORED])
+@pytest.mark.parametrize("name", models.MODELS)
 def test_models_have_no_generic_site_larger_than_a_bias(name):
     case = models.get(name)
     plan = nt.empirical_ntk_fn(case.f, vmap_axes=0).explain(case.x1, None, case.params)

@@ -6,10 +6,11 @@ version; nothing else touches `jax.extend` or an equation's `params`.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -205,6 +206,92 @@ def repeats(eqn: Equation) -> bool:
     return math.prod(eqn.params["shape"]) != math.prod(eqn.invars[0].aval.shape)
 
 
+# Moves of entries
+
+# `(start, limit)` along each axis.
+Place = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a layout equation does to the entries of an array.
+
+    `key`: equal for two that move entries alike; `in_order`: it keeps all of them in their order;
+    `isometric`: its transpose, after it, is the identity; `bounds`: the place that it cuts out.
+    """
+
+    key: tuple[Any, ...]
+    apply: Callable[[jax.Array], jax.Array] = field(compare=False)
+    in_order: bool = False
+    isometric: bool = True
+    bounds: Place | None = None
+
+
+def move(eqn: Equation, result: int) -> Move:
+    """The move that makes a result of a layout equation, or of a broadcast."""
+    return Move(
+        signature(eqn, result),
+        lambda w: bind(eqn, [w])[result],
+        is_reshape(eqn),
+        is_layout(eqn),
+        slice_bounds(eqn, result),
+    )
+
+
+def move_part(eqn: Equation, place: Place) -> tuple[Move, Place] | None:
+    """The same for the part of the operand at `place`, and the part's place in the result."""
+    key, shape = (*signature(eqn, 0), place), eqn.invars[0].aval.shape
+    if name(eqn) in ("neg", "convert_element_type", "copy", "copy_p"):
+        return replace(move(eqn, 0), key=key), place
+    if name(eqn) == "transpose":
+        order = eqn.params["permutation"]
+        return replace(move(eqn, 0), key=key), tuple(place[a] for a in order)
+    result = eqn.outvars[0].aval.shape
+    if is_broadcast(eqn):
+        axes = eqn.params["broadcast_dimensions"]
+        kept = {b: place[a] for a, b in enumerate(axes) if shape[a] == result[b]}
+        there = tuple(kept.get(b, (0, d)) for b, d in enumerate(result))
+        spread = functools.partial(
+            jax.lax.broadcast_in_dim, shape=sizes(there), broadcast_dimensions=axes
+        )
+        return Move(key, spread, not repeats(eqn), not repeats(eqn)), there
+    wide, kept = [d for d in shape if d != 1], [d for d in result if d != 1]
+    if is_reshape(eqn) and wide == kept:
+        remaining = iter([p for p, d in zip(place, shape, strict=True) if d != 1])
+        there = tuple((0, 1) if d == 1 else next(remaining) for d in result)
+        return Move(key, lambda w: w.reshape(sizes(there)), True), there
+    return None
+
+
+def sizes(place: Place) -> tuple[int, ...]:
+    """The shape of what has a place."""
+    return tuple(limit - start for start, limit in place)
+
+
+def expansion(axis: int) -> Move:
+    """A new axis of length one."""
+    return Move(("expand", axis), lambda w: jnp.expand_dims(w, axis), True)
+
+
+def stacked(eqn: Equation) -> int | None:
+    """The new axis of a `stack`, else nothing."""
+    return eqn.params["axis"] if name(eqn) == "stack" else None
+
+
+def joined(eqn: Equation) -> list[Place] | None:
+    """The places of the operands of a `concatenate` or `stack` in its result, else nothing."""
+    if name(eqn) not in ("concatenate", "stack"):
+        return None
+    result = eqn.outvars[0].aval.shape
+    axis = eqn.params["dimension" if name(eqn) == "concatenate" else "axis"]
+    places, start = [], 0
+    for operand in eqn.invars:
+        limit = start + (1 if name(eqn) == "stack" else operand.aval.shape[axis])
+        places.append(tuple((start, limit) if a == axis else (0, d) for a, d in enumerate(result)))
+        start = limit
+    return places
+
+
 def signature(eqn: Equation, result: int) -> tuple[Any, ...]:
     """Equal for two results of layout equations that move entries alike. Dtypes do not matter."""
     if name(eqn) in ("convert_element_type", "copy", "copy_p"):
@@ -213,8 +300,8 @@ def signature(eqn: Equation, result: int) -> tuple[Any, ...]:
     return ((name(eqn), result, tuple(eqn.invars[0].aval.shape), params),)
 
 
-def slice_bounds(eqn: Equation, result: int) -> tuple[tuple[int, int], ...] | None:
-    """`(start, limit)` along each axis of a slice, or of one part of a split; else nothing."""
+def slice_bounds(eqn: Equation, result: int) -> Place | None:
+    """The place that a slice, or one part of a split, was cut from; else nothing."""
     params, shape = eqn.params, eqn.invars[0].aval.shape
     if name(eqn) == "slice":
         return tuple(zip(params["start_indices"], params["limit_indices"], strict=True))

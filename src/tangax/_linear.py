@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _jaxpr, _modes, _sites
+from . import _jaxpr, _modes, _run, _sites
 from ._factors import Factor, Factored, Materialised, cotangent, with_cotangent
 from ._memory import nbytes
 from ._planner import Load
@@ -144,7 +144,7 @@ class Linear:
 
     def whole(self) -> Factors:
         """The factors of all outputs, from one backward pass for each."""
-        return Factors(self.outputs, self._taken(_sites.basis(self._examples())), self.meta)
+        return Factors(self.outputs, self._taken(_run.basis(self._examples())), self.meta)
 
     def block(self, output: int, index: Any) -> ByLeaf:
         """Some of the entries of one output."""
@@ -195,7 +195,7 @@ class Linear:
             return G
 
         def collected(G: list[Any], records: list[Any]) -> ByLeaf:
-            return _sites.collected(self.program, len(self.leaves), G, records)
+            return _run.collected(self.program, len(self.leaves), G, records)
 
         G = jax.vmap(pull)(cotangents)
         if self.n is None:
@@ -251,10 +251,10 @@ def by_reverse_mode(
     """One forward pass over all examples, with zeros added at the sites."""
 
     def run(data: list[jax.Array], taps: list[Any]) -> Any:
-        results, _, records = _sites.run(program, [*leaves, *data], {}, taps)
+        results, _, records = _run.run(program, [*leaves, *data], {}, taps)
         return [jnp.asarray(y) for y in results], records
 
-    taps = _sites.zeros(program)
+    taps = _run.zeros(program)
     if side.n is not None:
         taps = jax.tree.map(lambda z: jnp.zeros((side.n, *z.shape), z.dtype), taps)
     outputs, pullback, records = jax.vjp(lambda taps: side.map(run, taps), taps, has_aux=True)

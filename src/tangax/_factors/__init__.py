@@ -24,6 +24,8 @@ from .dense import match_dense
 from .embedding import match_embedding
 from .generic import Generic
 from .generic import Returned as Returned
+from .part import Part as Part
+from .part import part_of as part_of
 from .vector import match_vector
 
 _MATCHERS = (match_dense, match_conv, match_embedding, match_vector)

@@ -24,39 +24,69 @@ from .. import _jaxpr
 class View:
     """A parameter after steps that only move its entries, and perhaps a scalar factor.
 
-    `leaf` counts among the parameters of the program that holds the view. The scale is known when
-    the program runs, and travels beside its values.
+    `leaf` counts among the parameters of the program that holds the view. `place`: which part it is
+    of a value that was joined of several. The scale is known when the program runs, and travels
+    beside its values.
     """
 
     leaf: int
     aval: jax.ShapeDtypeStruct
-    steps: tuple[tuple[_jaxpr.Equation, int], ...] = ()
+    steps: tuple[_jaxpr.Move, ...] = ()
     isometric: bool = True
+    place: _jaxpr.Place | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for views that move entries alike."""
-        return tuple(part for eqn, r in self.steps for part in _jaxpr.signature(eqn, r))
+        return tuple(part for move in self.steps for part in move.key)
 
     @property
     def bounds(self) -> tuple[tuple[int, int], ...] | None:
         """The part of the leaf that the view is a slice of, if that is its first step."""
-        return _jaxpr.slice_bounds(*self.steps[0]) if self.steps else None
+        return self.steps[0].bounds if self.steps else None
 
-    def then(self, eqn: _jaxpr.Equation, result: int, isometric: bool) -> View:
-        """The view after one more step: that result of the equation."""
-        steps = (*self.steps, (eqn, result))
-        return replace(self, steps=steps, isometric=self.isometric and isometric)
+    def then(self, move: _jaxpr.Move, place: _jaxpr.Place | None = None) -> View:
+        """The view after one more step, and where that puts it, if it is a part."""
+        isometric = self.isometric and move.isometric
+        return replace(self, steps=(*self.steps, move), isometric=isometric, place=place)
+
+    def part(self, place: _jaxpr.Place | None) -> View:
+        """The view of a parameter that is that part, given the view of the whole."""
+        if place is None:
+            return self
+        aval = jax.ShapeDtypeStruct(_jaxpr.sizes(place), self.aval.dtype)
+        return replace(self, aval=aval, place=place)
+
+    def expanded(self, axis: int) -> View:
+        """The view with one more axis, of length one."""
+        place = self.place and (*self.place[:axis], (0, 1), *self.place[axis:])
+        return self.then(_jaxpr.expansion(axis), place)
+
+    def within(self, place: _jaxpr.Place) -> View:
+        """The view as part of a larger value, in which its own value has that place."""
+        inner = self.place or tuple((0, size) for size in _jaxpr.sizes(place))
+        shifted = [(s + a, s + b) for (s, _), (a, b) in zip(place, inner, strict=True)]
+        return replace(self, place=tuple(shifted))
+
+    def cut(self, bounds: _jaxpr.Place) -> tuple[View, ...] | None:
+        """The view in a slice of the value that it is part of; `None` if that cuts the part."""
+        assert self.place is not None
+        pairs = list(zip(self.place, bounds, strict=True))
+        if any(b <= start or limit <= a for (a, b), (start, limit) in pairs):
+            return ()
+        if any(a < start or limit < b for (a, b), (start, limit) in pairs):
+            return None
+        place = tuple((a - start, b - start) for (a, b), (start, _) in pairs)
+        whole = tuple((0, size) for size in _jaxpr.sizes(bounds))
+        return (replace(self, place=None if place == whole else place),)
 
     def apply(self, leaf: jax.Array) -> jax.Array:
-        """The steps, without the scale."""
-        return functools.reduce(
-            lambda w, step: _jaxpr.bind(step[0], [w])[step[1]], self.steps, leaf
-        )
+        """The steps, without the scale and the others that it is joined with."""
+        return functools.reduce(lambda w, move: move.apply(w), self.steps, leaf)
 
     def pull(self, J: jax.Array) -> jax.Array:
         """From `[o, *view.shape]` to `[o, *leaf.shape]`: the transpose of the steps."""
-        if all(_jaxpr.is_reshape(eqn) for eqn, _ in self.steps):  # most views; saves a trace
+        if all(move.in_order for move in self.steps):  # most views; saves a trace
             return J.reshape(J.shape[0], *self.aval.shape)
         transpose = jax.linear_transpose(self.apply, self.aval)
         out = jax.eval_shape(self.apply, self.aval)
@@ -125,6 +155,11 @@ class Kind(Protocol):
     @property
     def name(self) -> str:
         """What `explain` calls it."""
+        ...
+
+    @property
+    def factored(self) -> bool:
+        """Whether it gives a product, and not a Jacobian."""
         ...
 
     def record(self, values: list[Any]) -> Any:

@@ -26,6 +26,7 @@ class Convolution:
     shape: tuple[int, ...]
 
     name = "conv"
+    factored = True
 
     @property
     def window(self) -> tuple[int, ...]:

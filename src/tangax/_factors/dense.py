@@ -8,11 +8,13 @@ so `s` = free, `k` = batch, `i` = contract, `j` = w_free.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .. import _jaxpr
 from .base import Factored, Layout
@@ -20,17 +22,30 @@ from .base import Factored, Layout
 
 @dataclass(frozen=True)
 class Dense:
-    """A weight that is operand `side` of a `dot_general`."""
+    """A weight that is operand `side` of a `dot_general`, or the part of it at `place`.
+
+    Joined weights are products still: where they share outputs, the other operand is cut, where
+    they share inputs, the cotangent.
+    """
 
     dims: _jaxpr.Dot
     side: int
-    shape: tuple[int, ...]
+    place: _jaxpr.Place
 
     name = "dense"
+    factored = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return _jaxpr.sizes(self.place)
 
     def record(self, values: list[Any]) -> Any:
-        """The other operand."""
-        return values[1 - self.side]
+        """The other operand, as far as it meets the weight."""
+        contract, batch = self.dims.contract, self.dims.batch
+        own, other = contract[self.side] + batch[self.side], 1 - self.side
+        places = [self.place[a] for a in own]
+        return cut(values[other], contract[other] + batch[other], places)
 
     def factor(self, record: jax.Array, cotangents: list[jax.Array]) -> Factored:
         """`A` from the other operand, `G` from the cotangent."""
@@ -50,6 +65,8 @@ class Dense:
         first = range(1 + nb, 1 + nb + (nf if self.side == 1 else nw))
         second = range(first.stop, 1 + nb + nf + nw)
         frees, w_frees = (first, second) if self.side == 1 else (second, first)
+        met = [self.place[a] for a in (*batch[self.side], *w_free)]
+        G = cut(G, (*range(1, 1 + nb), *w_frees), met)
         G = jnp.transpose(G, (0, *frees, *range(1, 1 + nb), *w_frees))
         G = G.reshape(G.shape[0], s, k, j)
         return Factored(A, G, self.layout())
@@ -67,6 +84,14 @@ class Dense:
         return Layout(("dense", order, len(batch), len(contract), shape), to_leaf)
 
 
+def cut(array: jax.Array, axes: Sequence[int], places: Sequence[tuple[int, int]]) -> jax.Array:
+    """The places along the axes; the array itself where that is all of it."""
+    for a, (start, limit) in zip(axes, places, strict=True):
+        if limit - start < array.shape[a]:
+            array = lax.slice_in_dim(array, start, limit, axis=a)
+    return array
+
+
 def free_axes(dims: _jaxpr.Dot, side: int, ndim: int) -> list[int]:
     """Axes of the operand that are neither contracted nor batched."""
     return [a for a in range(ndim) if a not in dims.contract[side] + dims.batch[side]]
@@ -77,4 +102,4 @@ def match_dense(eqn: _jaxpr.Equation, operand: int) -> Dense | None:
     dims = _jaxpr.dot(eqn)
     if dims is None:
         return None
-    return Dense(dims, operand, tuple(eqn.invars[operand].aval.shape))
+    return Dense(dims, operand, tuple((0, d) for d in eqn.invars[operand].aval.shape))

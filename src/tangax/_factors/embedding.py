@@ -24,6 +24,7 @@ class Embedding:
     shape: tuple[int, ...]
 
     name = "embedding"
+    factored = True
 
     def record(self, values: list[Any]) -> Any:
         """The ids."""

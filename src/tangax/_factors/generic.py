@@ -20,6 +20,7 @@ class Generic:
     operand: int
 
     name = "generic"
+    factored = False
 
     def record(self, values: list[Any]) -> Any:
         """All operands."""
@@ -55,6 +56,7 @@ class Returned:
     """A parameter that leaves as it is: from `f`, from a loop's body, or into its carry."""
 
     name = "returned"
+    factored = False
 
     def record(self, values: list[Any]) -> Any:
         """Nothing."""

@@ -20,6 +20,7 @@ class Bias:
     shape: tuple[int, ...]
 
     name = "bias"
+    factored = False
 
     def record(self, values: list[Any]) -> Any:
         """Nothing."""
@@ -40,6 +41,7 @@ class Scale:
     shape: tuple[int, ...]
 
     name = "scale"
+    factored = False
 
     def record(self, values: list[Any]) -> Any:
         """The other operand."""
