@@ -24,8 +24,6 @@ from jax import lax
 
 import tangax as nt
 
-NAMES = {0: "auto", 1: "jacobian", 2: "vector products", 3: "structured"}
-
 
 @dataclass(frozen=True)
 class Work:
@@ -175,7 +173,7 @@ def main() -> None:
         for i, (compiling, runs) in found.items():
             run = statistics.median(runs)
             print(
-                f"{name:30} {NAMES[i]:16} compile {compiling:6.2f} s  run {run:8.4f} s "
+                f"{name:30} {nt.NtkImplementation(i).name:23} compile {compiling:6.2f} s  run {run:8.4f} s "
                 f"({min(runs):.4f} to {max(runs):.4f}, {len(runs)} runs)  {run / auto:7.2f} x AUTO",
                 flush=True,
             )

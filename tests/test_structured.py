@@ -163,6 +163,17 @@ def test_explain_takes_shapes_and_says_where_parameters_enter():
         assert word in str(plan)
 
 
+def test_explain_counts_the_bytes_of_every_output_by_its_own_dtype():
+    def f(w, x):
+        return jnp.tanh(x @ w), (x @ w).astype(jnp.float64)
+
+    w, x = (uniform(seed, 4, 4).astype(jnp.float32) for seed in (0, 1))
+    ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0)
+    single, double = ntk_fn(x, None, w)
+    assert (single.dtype, double.dtype) == (jnp.float32, jnp.float64)
+    assert ntk_fn.explain(x, None, w).result == single.nbytes + double.nbytes
+
+
 def test_explain_counts_a_scan_in_full():
     case = cases.get("scan_layers")
     plan = nt.empirical_ntk_fn(case.f, vmap_axes=0).explain(case.x1, None, case.params)

@@ -1,7 +1,7 @@
 """Empirical kernels of any JAX function: NTK, NNGP, Taylor expansions."""
 
 from ._get import EmpiricalKernel as EmpiricalKernel
-from .empirical import NtkImplementation as NtkImplementation
+from ._kernel_fns import NtkImplementation as NtkImplementation
 from .empirical import empirical_kernel_fn as empirical_kernel_fn
 from .empirical import empirical_nngp_fn as empirical_nngp_fn
 from .empirical import empirical_ntk_fn as empirical_ntk_fn

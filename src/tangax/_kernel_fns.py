@@ -1,0 +1,286 @@
+"""What the `empirical_*_fn` return: functions of the inputs and the parameters, as values."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from ._axes import Axes, VmapAxes, split_vmap_axes
+from ._frame import Frame
+from ._get import canonical_get, is_get, kernel_tuple
+from ._kernel import finish, full_precision, outer
+from ._linear import Factors, Source, linearise, logger, unfactored
+from ._memory import budget
+from ._plan import Plan, make_plan
+from ._reference import jacobian_contraction, ntk_vector_products
+from ._sides import (
+    Pair,
+    Side,
+    check_examples_are_independent,
+    pair_sides,
+    warn_once,
+)
+from ._structured import frames, kernels
+from ._trees import floats_as_arrays, is_concrete, is_hashable, join_arrays, split_arrays
+
+
+class NtkImplementation(enum.IntEnum):
+    """How an NTK is computed. All give the same kernel.
+
+    `AUTO`: factors of the Jacobian, leaf by leaf, each contracted in the cheapest order.
+
+    `JACOBIAN_CONTRACTION`: both Jacobians whole, then one contraction. Time: a backward pass for
+    each output of each example, and `n*m*o*q*p` multiply-adds; memory: `(n+m)*o*p`.
+
+    `NTK_VECTOR_PRODUCTS`: column by column, `J(x1) (J(x2)^T e)`. Time: `n*m*q` forward passes;
+    memory: `m*q*p` and the activations of as many passes, but no Jacobian of `x1`. Needs forward
+    mode.
+
+    `STRUCTURED_DERIVATIVES`: as `AUTO`, but every leaf stays factored that can be.
+
+    All are analysed in Novak, Sohl-Dickstein, Schoenholz, "Fast Finite Width Neural Tangent
+    Kernel" (2022), sections 3.1 to 3.4.
+    """
+
+    AUTO = 0
+    JACOBIAN_CONTRACTION = 1
+    NTK_VECTOR_PRODUCTS = 2
+    STRUCTURED_DERIVATIVES = 3
+
+
+_PLAIN = {
+    NtkImplementation.JACOBIAN_CONTRACTION: jacobian_contraction,
+    NtkImplementation.NTK_VECTOR_PRODUCTS: ntk_vector_products,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class NngpFn:
+    """The function that `empirical_nngp_fn` returns."""
+
+    f: Callable[..., Any]
+    trace_axes: Axes = (-1,)
+    diagonal_axes: Axes = ()
+    precision: Any = None
+    # Whether a warning was given.
+    _warned: set[Any] = field(default_factory=set, init=False, repr=False)
+
+    def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+        """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once."""
+        with full_precision(self.precision):
+            pair = pair_sides(self.f, x1, x2, params, None, kwargs, differentiate=False)
+            axes = pair.axes(self.trace_axes, self.diagonal_axes)
+            warn_once(self._warned, pair, axes, x1)
+            y1 = pair.first.batch([], [])
+            y2 = y1 if pair.same else pair.second.batch([], [])
+            kernels = [outer(a, b, ax) for a, b, ax in zip(y1, y2, axes, strict=True)]
+            return finish(pair.same, pair.treedef, axes, kernels)
+
+
+@dataclass(frozen=True, eq=False)
+class NtkFn:
+    """The function that `empirical_ntk_fn` returns."""
+
+    f: Callable[..., Any]
+    trace_axes: Axes = (-1,)
+    diagonal_axes: Axes = ()
+    vmap_axes: VmapAxes = None
+    implementation: NtkImplementation | int = NtkImplementation.AUTO
+    check_vmap: bool = True
+    memory: int | str | None = None
+    precision: Any = None
+    # Calls by shapes and static arguments: checked before, and not to be compiled.
+    _checked: set[Any] = field(default_factory=set, init=False, repr=False)
+    _eager: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Whether a warning was given.
+    _warned: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Leaves that are not factored, once named in the log.
+    _logged: set[str] = field(default_factory=set, init=False, repr=False)
+    # Compiled for calls outside `jit`.
+    _compiled: Any = field(default=None, init=False, repr=False)
+    _contracted: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        split_vmap_axes(self.vmap_axes)
+        if self.memory is not None:
+            budget(self.memory)
+        if self.implementation not in list(NtkImplementation):
+            valid = ", ".join(f"{i.name} = {i.value}" for i in NtkImplementation)
+            raise ValueError(f"implementation must be one of {valid}; got {self.implementation!r}.")
+        object.__setattr__(self, "_compiled", jax.jit(self._joined, static_argnums=(0, 1)))
+        object.__setattr__(self, "_contracted", jax.jit(self._halves, static_argnums=2))
+
+    def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+        """The kernel `J(x1) J(x2)^T`. `x2=None` means `x2=x1`, computed once.
+
+        Outside `jit` it is compiled at the first call for each shape.
+        """
+        (kernel,) = self._run(("ntk",), x1, x2, params, kwargs)
+        return kernel
+
+    def factors(self, x: Any, params: Any, **kwargs: Any) -> Factors:
+        """The factors of the Jacobian at `x`, one half of a kernel.
+
+        `contract(factors(x1), factors(x2))` equals the kernel: a caller with many blocks of
+        examples computes each block's factors once. Factors are a pytree of arrays. Keyword
+        arguments belong to `x`: a tuple of two is not split here.
+        """
+        return self._run("factors", x, None, params, kwargs)
+
+    def contract(self, factors1: Factors, factors2: Factors | None = None) -> Any:
+        """The kernel of two sets of factors; of `factors1` with itself where one is given."""
+        same = factors2 is None or factors2 is factors1
+        return self._contracted(factors1, factors1 if same else factors2, same)
+
+    def explain(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Plan:
+        """The plan of a call, as a value that prints as a table. Computes nothing.
+
+        `x1`, `x2` and `params` may hold `jax.ShapeDtypeStruct`s in place of arrays.
+        """
+        static, arrays = split_arrays((x1, x2, params, kwargs))
+        plans: list[Plan] = []
+
+        def planned(arrays: list[Any]) -> None:
+            plans.append(self._plan(*join_arrays(static, arrays)))
+
+        jax.eval_shape(planned, arrays)
+        return plans[0]
+
+    # Calls
+
+    def _run(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """Check what was not seen before, then compute: compiled, where the call can be a key."""
+        static, arrays = split_arrays((x1, x2, floats_as_arrays(params), kwargs))
+        hashable = is_hashable(static)
+        key = (what, static, tuple((a.shape, a.dtype) for a in arrays)) if hashable else None
+        if key not in self._checked and self._checks and is_concrete(arrays):
+            self._check(self._pair(what, x1, x2, params, kwargs))
+            if key is not None:
+                self._checked.add(key)
+        if key is None or key in self._eager:
+            return self._compute(what, x1, x2, params, kwargs)
+        try:
+            return self._compiled(what, static, arrays)
+        except jax.errors.ConcretizationTypeError:
+            # f uses the value of an array, as in `if flag:`. That works with values at hand.
+            if not is_concrete(arrays):
+                raise
+            kernels = self._compute(what, x1, x2, params, kwargs)
+            self._eager.add(key)
+            return kernels
+
+    def _joined(self, what: Any, static: Any, arrays: list[Any]) -> Any:
+        """`_compute` of a call taken apart, for `jit`."""
+        return self._compute(what, *join_arrays(static, arrays))
+
+    def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """What is asked for: "factors" of x1, or a tuple of kernels by name."""
+        with full_precision(self.precision):
+            pair = self._pair(what, x1, x2, params, kwargs)
+            if what == "factors":
+                return self._source(pair, pair.first).whole()
+            axes = pair.axes(self.trace_axes, self.diagonal_axes)
+            warn_once(self._warned, pair, axes, x1)
+            if self.implementation in _PLAIN:
+                plain = _PLAIN[NtkImplementation(self.implementation)](pair, axes)
+                return (finish(pair.same, pair.treedef, axes, plain),)
+            first = self._source(pair, pair.first)
+            second = first if pair.same else self._source(pair, pair.second)
+            methods = {"ntk": self._contract, "nngp": self._nngp}
+            return tuple(methods[name](first, second) for name in what)
+
+    def _halves(self, first: Factors, second: Factors, same: bool) -> Any:
+        """`_contract` at the precision asked for; of one side with itself, pairs are symmetric."""
+        with full_precision(self.precision):
+            return self._contract(first, first if same else second)
+
+    def _pair(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Pair:
+        """Both sides; one of them for factors, whose keyword arguments are not pairs."""
+        split = what != "factors"
+        return pair_sides(
+            self.f, x1, x2, params, self.vmap_axes, kwargs, differentiate=True, split=split
+        )
+
+    def _source(self, pair: Pair, side: Side) -> Source:
+        assert pair.params is not None
+        source = linearise(side, pair.params.leaves, pair.names, pair.treedef)
+        for leaf, why in unfactored(source).items():
+            path = pair.params.paths[leaf]
+            if path not in self._logged:
+                logger.info("The Jacobian of %s is not factored: %s.", path, why)
+                self._logged.add(path)
+        return source
+
+    def _contract(self, first: Source, second: Source) -> Any:
+        """The NTK of two sides."""
+        every = self._frames(first, second)
+        found = kernels(first, second, every, budget(self.memory), factored=self._factored)
+        return first.meta.treedef.unflatten(found)
+
+    def _nngp(self, first: Source, second: Source) -> Any:
+        """The NNGP from the outputs that came with the factors."""
+        axes = [frame.ax for frame in self._frames(first, second)]
+        found = [
+            outer(a, b, ax) for a, b, ax in zip(first.outputs, second.outputs, axes, strict=True)
+        ]
+        return finish(first is second, first.meta.treedef, axes, found)
+
+    def _frames(self, first: Source, second: Source) -> list[Frame]:
+        return frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
+
+    @property
+    def _factored(self) -> bool:
+        return self.implementation == NtkImplementation.STRUCTURED_DERIVATIVES
+
+    def _plan(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Plan:
+        pair = self._pair("ntk", x1, x2, params, kwargs)
+        assert pair.params is not None
+        return make_plan(
+            pair,
+            pair.params,
+            self.trace_axes,
+            self.diagonal_axes,
+            memory=budget(self.memory),
+            factored=self._factored,
+        )
+
+    # Checks
+
+    @property
+    def _checks(self) -> bool:
+        return self.check_vmap and self.vmap_axes is not None
+
+    def _check(self, pair: Pair) -> None:
+        """Refuse an `f` that mixes examples."""
+        assert pair.params is not None
+        for side in (pair.first,) if pair.same else (pair.first, pair.second):
+            check_examples_are_independent(side, pair.params.leaves, pair.names)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelFn:
+    """The function that `empirical_kernel_fn` returns."""
+
+    nngp_fn: NngpFn
+    ntk_fn: NtkFn
+
+    def __call__(self, x1: Any, x2: Any, get: Any = None, params: Any = None, **kwargs: Any) -> Any:
+        """The kernels that `get` names; `kernel_fn(x1, x2, params)` gives both."""
+        if params is None and not is_get(get):
+            get, params = None, get
+        if params is None:
+            raise TypeError("kernel_fn needs params: call kernel_fn(x1, x2, get, params).")
+        names = canonical_get(get)
+        kernels = self._kernels(names, x1, x2, params, kwargs)
+        return kernels[0] if isinstance(get, str) else kernel_tuple(names)(*kernels)
+
+    def _kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """In the order of `names`. Both from one run of `f` where the method allows it."""
+        if len(names) == 2 and self.ntk_fn.implementation not in _PLAIN:
+            return self.ntk_fn._run(names, x1, x2, params, kwargs)
+        functions = {"nngp": self.nngp_fn, "ntk": self.ntk_fn}
+        return tuple(functions[name](x1, x2, params, **kwargs) for name in names)
