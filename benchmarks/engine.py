@@ -171,9 +171,9 @@ def main() -> None:
         found = measure(make(), seconds=5)
         auto = statistics.median(found[0][1])
         for i, (compiling, runs) in found.items():
-            run = statistics.median(runs)
+            run, method = statistics.median(runs), nt.NtkImplementation(i).name
             print(
-                f"{name:30} {nt.NtkImplementation(i).name:23} compile {compiling:6.2f} s  run {run:8.4f} s "
+                f"{name:30} {method:23} compile {compiling:6.2f} s  run {run:8.4f} s "
                 f"({min(runs):.4f} to {max(runs):.4f}, {len(runs)} runs)  {run / auto:7.2f} x AUTO",
                 flush=True,
             )
