@@ -197,7 +197,9 @@ def gather(b, number):
     if number % 2:
         order = jnp.asarray(b.rng.integers(0, tokens, tokens))
         return lambda params, h: h[order] * table(params)[ids]
-    return lambda params, h: h + jnp.take(table(params), ids, axis=0)
+    if number % 3:
+        return lambda params, h: h + jnp.take(table(params), ids, axis=0)
+    return lambda params, h: h + jax.vmap(lambda i: table(params)[i])(ids)
 
 
 def layers(b, number):

@@ -33,19 +33,25 @@ KINDS = {
         rnn_unroll rnn_tied_to_head roll concatenated_weights stacked_weight_and_bias
         stack_of_weights joined_inputs joined_transposed joined_twice joined_batch joined_in_jit
         joined_weight_left joined_parts_of_one joined_and_split joined_flat joined_before_scan
-        joined_of_scaled_scan joined_layers_by_units""",
-    "bias+dense": "dense_bias dense_on_tokens rnn_unrolled scan_layers_bias rnn",
+        joined_of_scaled_scan joined_layers_by_units transpose transpose_three_axes reshape
+        transpose_of_reshape astype jit_in_jit checkpoint vmap_inside map scan_in_scan
+        scan_in_scan_of_stacks dense_experts top_k_experts lora""",
+    "bias+dense": "dense_bias dense_on_tokens rnn_unrolled scan_layers_bias rnn lstm",
+    "bias+dense+returned": "gru",
+    "dense+returned": "rnn_initial_state rnn_vmapped",
     "conv": """conv_same conv_strides conv_padding conv_rhs_dilation conv_lhs_dilation
         conv_everything conv_groups conv_depthwise conv_nhwc_groups conv_odd_layout conv_1d_causal
         conv_3d conv_flipped conv_transpose conv_kernel_reshaped conv_vmapped scan_conv_layers""",
     "embedding": """embedding embedding_take embedding_repeated_ids embedding_columns embedding_clip
-        embedding_fill embedding_negative_ids embedding_scaled embedding_two_dimensional_ids""",
+        embedding_fill embedding_negative_ids embedding_scaled embedding_two_dimensional_ids
+        embedding_vmapped embedding_slices embedding_slices_clamped""",
     "bias": "joined_bias",
     "returned": "joined_layers joined_carry",
     "bias+scale": "layer_norm",
+    "dense+scale": "rms_norm scan_layers_gain scan_transformer spectral_norm",
     "bias+dense+scale": "batch_norm_fixed group_norm layer_norm_after_dense",
-    "dense+scale": "rms_norm scan_layers_gain",
-    "dense+embedding": "embedding_tied embedding_and_dense",
+    "dense+embedding": """embedding_tied embedding_and_dense embedding_in_scan
+        embedding_by_one_example""",
     "dense+generic": "joined_with_others",
     "generic": "conv_batch_groups einsum_trace joined_and_split_across joined_nonlinear",
 }
@@ -64,6 +70,27 @@ def test_kinds_of_sites(name, kinds, vmap_axes):
     assert "generic" in kinds or not any(row.why for row in plan.rows)
 
 
+# Layers of a stack are in `k`, steps in time, and other places that share a weight, in `s`.
+FACTORS = {
+    "scan_layers": {"w": "A[1, 3, 3] G[3, 1, 3, 3]"},
+    "scan_layers_checkpoint": {"w": "A[1, 3, 3] G[3, 1, 3, 3]"},
+    "rnn_unrolled": {"w": "A[3, 1, 2] G[3, 3, 1, 3]", "u": "A[3, 1, 3] G[3, 3, 1, 3]"},
+    "rnn": {"w": "A[3, 1, 2] G[3, 3, 1, 3]", "u": "A[3, 1, 3] G[3, 3, 1, 3]"},
+    "lstm": {"w": "A[3, 1, 2] G[2, 3, 1, 8]", "u": "A[3, 1, 2] G[2, 3, 1, 8]"},
+    "scan_in_scan": {"w": "A[2, 2, 3] G[3, 2, 2, 3]", "u": "A[4, 1, 3] G[3, 4, 1, 3]"},
+    "tied_alike": {"w": "A[2, 1, 4] G[4, 2, 1, 4]"},
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_layers_and_places_have_their_axes(name):
+    case = cases.get(name)
+    plan = nt.empirical_ntk_fn(case.f, vmap_axes=0).explain(case.x1, None, case.params)
+    factors = {row.leaf: row.factors for row in plan.rows}
+    for leaf, expected in FACTORS[name].items():
+        assert factors[f"params['{leaf}']"] == expected
+
+
 @pytest.mark.parametrize("name", models.MODELS)
 def test_models_have_no_generic_site_larger_than_a_bias(name):
     case = models.get(name)
@@ -71,6 +98,8 @@ def test_models_have_no_generic_site_larger_than_a_bias(name):
     assert plan.rows
     for row in plan.rows:
         assert "generic" not in row.kind or len(row.shape) < 2, f"{row.leaf} {row.sites}"
+        looked_up = any(site.primitive == "gather" for site in row.sites)
+        assert ("embedding" in row.kind) == looked_up, f"{row.leaf} {row.sites}"
 
 
 MODELS = [

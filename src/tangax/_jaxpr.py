@@ -364,27 +364,42 @@ def conv(eqn: Equation) -> Conv | None:
 
 @dataclass(frozen=True)
 class Rows:
-    """A `gather` of whole rows along one axis of its operand."""
+    """A `gather` or `dynamic_slice` of whole rows along one axis of its first operand.
+
+    `operand`, `column`: where the ids are, in a column of the last axis if there is one;
+    `offset_dims`: axes of the result that go through a row.
+    """
 
     axis: int
+    operand: int
+    column: int | None
     offset_dims: tuple[int, ...]
     clip: bool
 
 
 def rows(eqn: Equation) -> Rows | None:
     """A lookup `table[ids]` along one axis, else nothing."""
-    if name(eqn) != "gather":
+    if name(eqn) not in ("gather", "dynamic_slice"):
         return None
-    p, dims = eqn.params, eqn.params["dimension_numbers"]
-    shape = eqn.invars[0].aval.shape
-    if len(dims.start_index_map) != 1 or dims.operand_batching_dims:
+    shape, taken = eqn.invars[0].aval.shape, eqn.params["slice_sizes"]
+    cut = [a for a, (d, size) in enumerate(zip(shape, taken, strict=True)) if size != d]
+    if name(eqn) == "dynamic_slice":
+        if len(cut) != 1 or taken[cut[0]] != 1:
+            return None
+        return Rows(cut[0], 1 + cut[0], None, tuple(range(len(shape))), True)
+    dims, mode = eqn.params["dimension_numbers"], eqn.params["mode"]
+    if dims.operand_batching_dims:
         return None
-    (axis,) = dims.start_index_map
-    whole = tuple(1 if a == axis else d for a, d in enumerate(shape))
-    if tuple(dims.collapsed_slice_dims) != (axis,) or tuple(p["slice_sizes"]) != whole:
+    indexed, clip = tuple(dims.start_index_map), mode == jax.lax.GatherScatterMode.CLIP
+    if len(indexed) > 1:
+        # Indices of axes that are taken whole can be but zero, or are clipped to it.
+        sure = clip or mode == jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+        if len(cut) != 1 or cut[0] not in indexed or not sure:
+            return None
+    axis = indexed[0] if len(indexed) == 1 else cut[0]
+    if tuple(taken) != tuple(1 if a == axis else d for a, d in enumerate(shape)):
         return None
-    clip = p["mode"] == jax.lax.GatherScatterMode.CLIP
-    return Rows(axis, tuple(dims.offset_dims), clip)
+    return Rows(axis, 1, indexed.index(axis), tuple(dims.offset_dims), clip)
 
 
 def multiply_adds(jaxpr: Jaxpr) -> int:

@@ -28,7 +28,8 @@ class Embedding:
 
     def record(self, values: list[Any]) -> Any:
         """The ids."""
-        return values[1]
+        ids, column = values[self.rows.operand], self.rows.column
+        return ids if column is None else ids[..., column]
 
     def factor(self, record: jax.Array, cotangents: list[jax.Array]) -> Factored:
         """Ids out of range are clipped, or have no row: their cotangent reaches no parameter."""
