@@ -192,6 +192,50 @@ def test_explain_takes_shapes_and_says_where_parameters_enter():
         assert word in str(plan)
 
 
+def test_explain_counts_all_arguments():
+    given = sum(a.nbytes for a in jax.tree.leaves((X1, X2, PARAMS)))
+    for vmap_axes in (None, 0):
+        plan = nt.empirical_ntk_fn(mlp, vmap_axes=vmap_axes).explain(X1, X2, PARAMS)
+        assert plan.arguments == given
+
+
+def test_a_budget_that_cannot_be_kept_is_said(caplog):
+    tight, wide = (nt.empirical_ntk_fn(mlp, vmap_axes=0, memory=m) for m in (100, "1GiB"))
+    kernel = wide(X1, None, PARAMS)
+    assert not caplog.messages and "EXCEEDED" not in str(wide.explain(X1, None, PARAMS))
+    assert_equal(tight(X1, None, PARAMS), kernel)
+    (message,) = caplog.messages
+    assert "more than the 100 B of `memory`" in message
+    assert "memory 100 B IS EXCEEDED" in str(tight.explain(X1, None, PARAMS))
+
+
+@pytest.mark.parametrize("implementation", [1, 2])
+def test_plain_methods_have_neither_plan_nor_budget(implementation):
+    ntk_fn = nt.empirical_ntk_fn(mlp, vmap_axes=0, implementation=implementation)
+    with pytest.raises(ValueError, match="has no plan"):
+        ntk_fn.explain(X1, X2, PARAMS)
+    with pytest.raises(ValueError, match="memory bounds AUTO"):
+        nt.empirical_ntk_fn(mlp, implementation=implementation, memory="1GiB")
+
+
+def test_contract_refuses_what_does_not_belong_together():
+    ntk_fn = nt.empirical_ntk_fn(mlp, vmap_axes=0)
+    factors = ntk_fn.factors(X1, PARAMS)
+    cut = jax.tree.map(lambda a: a[:1], factors)
+    other = ntk_fn.factors(X1, PARAMS | {"w2": uniform(9, 7, 4)})
+    pair = nt.empirical_ntk_fn(lambda p, x: (mlp(p, x), x @ p["w1"]), vmap_axes=0)
+    for first, second, message in (
+        (cut, None, r"factors1 were cut or joined: .* had shape \(4, 3\), now \(1, 3\)"),
+        (factors, cut, "factors2 were cut or joined"),
+        (factors, other, "different parameters: params.'w2'."),
+        (factors, pair.factors(X1, PARAMS), "have outputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ntk_fn.contract(first, second)
+    with pytest.raises(TypeError, match=r"factors2 must come from ntk_fn\.factors"):
+        ntk_fn.contract(factors, X1)
+
+
 def test_explain_counts_the_bytes_of_every_output_by_its_own_dtype():
     def f(w, x):
         return jnp.tanh(x @ w), (x @ w).astype(jnp.float64)

@@ -13,8 +13,8 @@ from ._axes import Axes, VmapAxes, split_vmap_axes
 from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
 from ._kernel import finish, full_precision, outer
-from ._linear import Factors, Source, linearise, logger, unfactored
-from ._memory import budget
+from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
+from ._memory import budget, nbytes
 from ._plan import Plan, make_plan
 from ._reference import jacobian_contraction, ntk_vector_products
 from ._sides import (
@@ -106,11 +106,15 @@ class NtkFn:
 
     def __post_init__(self) -> None:
         split_vmap_axes(self.vmap_axes)
-        if self.memory is not None:
-            budget(self.memory)
         if self.implementation not in list(NtkImplementation):
             valid = ", ".join(f"{i.name} = {i.value}" for i in NtkImplementation)
             raise ValueError(f"implementation must be one of {valid}; got {self.implementation!r}.")
+        if self.memory is not None:
+            budget(self.memory)
+            if self.implementation in _PLAIN:
+                name = NtkImplementation(self.implementation).name
+                msg = f"memory bounds AUTO and STRUCTURED_DERIVATIVES; {name} holds what it holds."
+                raise ValueError(msg)
         object.__setattr__(self, "_compiled", jax.jit(self._joined, static_argnums=(0, 1)))
         object.__setattr__(self, "_contracted", jax.jit(self._halves, static_argnums=2))
 
@@ -123,29 +127,61 @@ class NtkFn:
         return kernel
 
     def factors(self, x: Any, params: Any, **kwargs: Any) -> Factors:
-        """The factors of the Jacobian at `x`, one half of a kernel.
+        """The factors of the Jacobian at `x`, one half of a kernel, whatever the implementation.
 
         `contract(factors(x1), factors(x2))` equals the kernel: a caller with many blocks of
-        examples computes each block's factors once. Factors are a pytree of arrays. Keyword
-        arguments belong to `x`: a tuple of two is not split here.
+        examples computes each block's factors once. They may hold more than the Jacobian;
+        `jax.eval_shape(ntk_fn.factors, x, params)` tells. Factors are a pytree of arrays, and
+        belong together: they cannot be sliced or concatenated. Keyword arguments belong to `x`: a
+        tuple of two is not split here, and an `rng` is taken as it is, though a kernel folds it
+        for `x2`.
         """
         return self._run("factors", x, None, params, kwargs)
 
     def contract(self, factors1: Factors, factors2: Factors | None = None) -> Any:
-        """The kernel of two sets of factors; of `factors1` with itself where one is given."""
+        """The kernel of two sets of factors; of `factors1` with itself where one is given.
+
+        Raises `TypeError` for what are not factors, `ValueError` for factors of other parameters or
+        outputs, or that were cut or joined.
+        """
         same = factors2 is None or factors2 is factors1
+        check_halves(factors1, factors1 if same else factors2)
         return self._contracted(factors1, factors1 if same else factors2, same)
 
     def explain(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Plan:
         """The plan of a call, as a value that prints as a table. Computes nothing.
 
-        `x1`, `x2` and `params` may hold `jax.ShapeDtypeStruct`s in place of arrays.
+        `x1`, `x2` and `params` may hold `jax.ShapeDtypeStruct`s in place of arrays. The columns:
+
+        - leaf, shape: the parameter; "-> name" says of which output, if `f` has several.
+        - enters at: the equation of the jaxpr that uses it, and your line.
+        - kind: how that is factored, named for the equation: "bias" is any sum, "scale" any
+          product with data, entry by entry; "generic" is not factored, and a line below says why.
+        - factors, of one example: `A[s, k, i] G[o, s, k, j]`, whose product over `s` is the
+          Jacobian; `s` counts places that share the parameter (tokens, pixels, steps in time), `k`
+          groups or layers, `i` inputs, `j` units, `o` outputs. `J[o, p]` is the Jacobian
+          itself: where that is as small, or where sites of several kinds overlap in the leaf.
+        - order: "materialise" multiplies `A` and `G` out to Jacobians, "gram" contracts `A` with
+          `A` and `G` with `G`, "first" and "second" multiply one side out; then the number of
+          examples of x1 and of x2 taken at a time.
+        - MACs: multiply-adds. largest: entries of the intermediates that stand beside each other.
+
+        Below them the blocks in which outputs are taken, if they do not fit at once, with the
+        backward passes of x1 + x2; multiply-adds in all; bytes of the arguments, of the kernel, an
+        estimate of what is held besides, and the budget `memory`.
+
+        Raises `ValueError` for the two implementations that have no plan.
         """
         static, arrays = split_arrays((x1, x2, params, kwargs))
         plans: list[Plan] = []
+        if self.implementation in _PLAIN:
+            name = NtkImplementation(self.implementation).name
+            raise ValueError(
+                f"{name} has no plan: explain tells of AUTO and STRUCTURED_DERIVATIVES."
+            )
 
         def planned(arrays: list[Any]) -> None:
-            plans.append(self._plan(*join_arrays(static, arrays)))
+            plans.append(self._plan(nbytes(arrays), *join_arrays(static, arrays)))
 
         jax.eval_shape(planned, arrays)
         return plans[0]
@@ -207,7 +243,7 @@ class NtkFn:
 
     def _source(self, pair: Pair, side: Side) -> Source:
         assert pair.params is not None
-        source = linearise(side, pair.params.leaves, pair.names, pair.treedef)
+        source = linearise(pair, side)
         for leaf, why in unfactored(source).items():
             path = pair.params.paths[leaf]
             if path not in self._logged:
@@ -236,7 +272,7 @@ class NtkFn:
     def _factored(self) -> bool:
         return self.implementation == NtkImplementation.STRUCTURED_DERIVATIVES
 
-    def _plan(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Plan:
+    def _plan(self, arguments: int, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Plan:
         pair = self._pair("ntk", x1, x2, params, kwargs)
         assert pair.params is not None
         return make_plan(
@@ -244,6 +280,7 @@ class NtkFn:
             pair.params,
             self.trace_axes,
             self.diagonal_axes,
+            arguments=arguments,
             memory=budget(self.memory),
             factored=self._factored,
         )

@@ -21,7 +21,7 @@ from . import _jaxpr, _modes, _run, _sites
 from ._factors import Factor, Factored, Materialised, cotangent, with_cotangent
 from ._memory import nbytes
 from ._planner import Load
-from ._sides import Side
+from ._sides import Pair, Side
 from ._trees import kernel_dtype
 
 logger = logging.getLogger("tangax")
@@ -31,8 +31,12 @@ ByLeaf = list[list[Factor]]
 
 @dataclass(frozen=True)
 class Meta:
-    """What is static of one side's factors: outputs by name, shape, batch axis; the tree."""
+    """What is static of one side's factors: outputs by name, shape, batch axis; the tree.
 
+    `leaves`: path and shape of every parameter.
+    """
+
+    leaves: tuple[tuple[str, tuple[int, ...]], ...]
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     out_axes: tuple[int | None, ...]
@@ -215,6 +219,30 @@ def unfactored(source: Source) -> dict[int, str]:
     return {site.leaf: site.why for site in _sites.describe(source.program) if site.why}
 
 
+def check_halves(first: Any, second: Any) -> None:
+    """Refuse what are not the factors of one function at two inputs."""
+    for name, factors in (("factors1", first), ("factors2", second)):
+        if not isinstance(factors, Factors):
+            msg = f"{name} must come from ntk_fn.factors(x, params), got {type(factors).__name__}."
+            raise TypeError(msg)
+        for output, y, shape in zip(
+            factors.meta.names, factors.outputs, factors.meta.shapes, strict=True
+        ):
+            if y.shape != shape:
+                raise ValueError(
+                    f"{name} were cut or joined: {output} had shape {shape}, now {y.shape}. "
+                    "Take factors of each block of examples."
+                )
+    of_one, of_two = first.meta, second.meta
+    if of_one.leaves != of_two.leaves:
+        odd = min(set(of_one.leaves) ^ set(of_two.leaves))
+        msg = f"factors1 and factors2 are of different parameters: {odd[0]} {odd[1]} is in one."
+        raise ValueError(msg)
+    if of_one.treedef != of_two.treedef:
+        msg = f"factors1 and factors2 have outputs {of_one.treedef} and {of_two.treedef}."
+        raise ValueError(msg)
+
+
 # Linearising
 
 
@@ -227,11 +255,15 @@ def trace_side(side: Side, leaves: list[jax.Array]) -> _sites.Program:
     return _sites.find(_jaxpr.trace(side.example, leaves, data), len(leaves))
 
 
-def linearise(side: Side, leaves: list[jax.Array], names: list[str], treedef: Any) -> Source:
+def linearise(pair: Pair, side: Side) -> Source:
     """The factors of one side, on demand; all at once where `f` has no reverse mode."""
+    assert pair.params is not None
+    leaves = pair.params.leaves
     dtypes = tuple(kernel_dtype(y, *leaves) for y in side.outputs)
     shapes = tuple(y.shape for y in side.outputs)
-    meta = Meta(tuple(names), shapes, tuple(side.out_axes), dtypes, treedef)
+    paths = zip(pair.params.paths, (a.shape for a in leaves), strict=True)
+    names, out_axes = tuple(pair.names), tuple(side.out_axes)
+    meta = Meta(tuple(paths), names, shapes, out_axes, dtypes, pair.treedef)
     program = trace_side(side, leaves)
     try:
         source = by_reverse_mode(side, leaves, program, meta)

@@ -35,6 +35,14 @@ def nbytes(tree: Any) -> int:
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
+def in_bytes(number: int) -> str:
+    """Bytes to three digits: 1.23 GiB."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number} B"
+
+
 def free() -> int:
     """Bytes that the default device has free; on a CPU what the system has."""
     stats = jax.local_devices()[0].memory_stats() or {}

@@ -9,7 +9,7 @@ from . import _jaxpr
 from ._axes import Axes
 from ._factors import Factor, Factored, OneHot, cotangent
 from ._linear import Linear, Source, linearise
-from ._memory import nbytes
+from ._memory import in_bytes
 from ._planner import Cost
 from ._sides import Pair
 from ._sites import Found, describe
@@ -129,7 +129,8 @@ class Plan:
         )
         lines.append(
             f"bytes: arguments {in_bytes(self.arguments)}, kernel {in_bytes(self.result)}, "
-            f"held besides {in_bytes(self.held)} of {in_bytes(self.memory)}"
+            f"held besides about {in_bytes(self.held)}; memory {in_bytes(self.memory)}"
+            + (" IS EXCEEDED: take fewer examples" if self.held > self.memory else "")
         )
         return "\n".join(lines)
 
@@ -138,11 +139,18 @@ NAMES = ("diagonal", "traced", "of x1", "of x2")
 
 
 def make_plan(
-    pair: Pair, params: Params, trace: Axes, diagonal: Axes, *, memory: int, factored: bool
+    pair: Pair,
+    params: Params,
+    trace: Axes,
+    diagonal: Axes,
+    *,
+    arguments: int,
+    memory: int,
+    factored: bool,
 ) -> Plan:
     """What a kernel call will do; traces, and computes nothing."""
-    first = linearise(pair.first, params.leaves, pair.names, pair.treedef)
-    second = first if pair.same else linearise(pair.second, params.leaves, pair.names, pair.treedef)
+    first = linearise(pair, pair.first)
+    second = first if pair.same else linearise(pair, pair.second)
     every = frames(first.meta, second.meta, trace, diagonal)
     outputs = plan_outputs(first, second, every, memory, factored=factored)
     sites = list(describe(first.program)) if isinstance(first, Linear) else []
@@ -166,9 +174,7 @@ def make_plan(
         result += math.prod(kernel) * kernel_dtype(first, second, a).itemsize
     held = max((output.held for output in outputs), default=0)
     forward = sides[0] if pair.same else sum(sides)
-    arguments = {id(a): a for a in (*params.leaves, *pair.first.data, *pair.second.data)}
-    given = nbytes(list(arguments.values()))
-    return Plan(tuple(rows), tuple(blocks), forward, backward, memory, held, given, result)
+    return Plan(tuple(rows), tuple(blocks), forward, backward, memory, held, arguments, result)
 
 
 def flops(source: Source) -> int:
@@ -221,11 +227,3 @@ def short(number: int) -> str:
         if number >= unit:
             return f"{number / unit:.3g}{name}"
     return str(number)
-
-
-def in_bytes(number: int) -> str:
-    """Bytes to three digits: 1.23 GiB."""
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{number} B"

@@ -15,7 +15,8 @@ from ._axes import Axes, kernel_axes
 from ._factors import Factor, Layout, Materialised, materialise
 from ._frame import Block, D, Frame, O, Q, added, combinations, loop, masked
 from ._kernel import mirrored
-from ._linear import ByLeaf, Meta, Source, on_cotangents
+from ._linear import ByLeaf, Meta, Source, logger, on_cotangents
+from ._memory import in_bytes
 from ._planner import OutputPlan
 
 
@@ -88,6 +89,10 @@ def kernels(
 ) -> list[jax.Array]:
     """The kernel of every output."""
     plans = plan_outputs(first, second, every, memory, factored=factored)
+    held = max((plan.held for plan in plans), default=0)
+    if held > memory:
+        message = "About %s are held besides arguments and kernel, more than the %s of `memory`."
+        logger.warning(message + " Take fewer examples at a time.", *map(in_bytes, (held, memory)))
     if all(plan.whole for plan in plans):  # one backward pass serves all outputs
         same = first is second
         first = first.whole()
