@@ -57,6 +57,8 @@ OWN: list[Callable[[Any], Any]] = [
     lambda w: w / jnp.sqrt(1 + (w * w).sum()),
     lambda w: -w[::-1],
     lambda w: jnp.concatenate([w[:1], 2 * w[1:]]),
+    lambda w: jnp.concatenate([w, w[:0], 0.5 * w])[::2][: len(w)],
+    lambda w: jnp.unstack(jnp.stack([2 * w, w]))[1],
 ]
 
 
@@ -261,13 +263,18 @@ STEPS = (*PLAIN, layers, recurrent, residual, wrapped)
 NAMES = {step.__name__: step for step in STEPS}
 
 programs = st.lists(
-    st.tuples(st.sampled_from(sorted(NAMES)), st.integers(0, 44)), min_size=1, max_size=6
+    st.tuples(st.sampled_from(sorted(NAMES)), st.integers(0, 65)), min_size=1, max_size=6
 )
 
 
 def build(program):
-    """`f(params, x)`, `params`, `x1`, `x2` of a program."""
-    b = Builder(np.random.default_rng(zlib.crc32(repr(program).encode())))
+    """`f(params, x)`, `params`, `x1`, `x2` of a program.
+
+    In half of them every parameter has one more, nonlinear use: its Jacobian is then whole, in the
+    parameter's own shape.
+    """
+    seed = zlib.crc32(repr(program).encode())
+    b = Builder(np.random.default_rng(seed))
     steps = [NAMES[name](b, number) for name, number in program]
 
     def one(params, h):
@@ -280,6 +287,8 @@ def build(program):
 
     def f(params, x):
         out = jax.vmap(one, (None, 0))(params[:-1], x)
+        if seed % 2:
+            out = out + sum(jnp.sin(jnp.arange(w.size) * w.ravel()).sum() for w in params)
         weights = jnp.linspace(0.5, 1.5, out.shape[1])
         return jnp.concatenate([weights @ out, (jnp.tanh(out) @ params[-1]).mean(1)], 1)
 

@@ -35,7 +35,8 @@ KINDS = {
         joined_weight_left joined_parts_of_one joined_and_split joined_flat joined_before_scan
         joined_of_scaled_scan joined_layers_by_units transpose transpose_three_axes reshape
         transpose_of_reshape astype jit_in_jit checkpoint vmap_inside map scan_in_scan
-        scan_in_scan_of_stacks dense_experts top_k_experts lora""",
+        scan_in_scan_of_stacks joined_layers joined_stacks_of_layers dense_experts
+        top_k_experts lora""",
     "bias+dense": "dense_bias dense_on_tokens rnn_unrolled scan_layers_bias rnn lstm",
     "bias+dense+returned": "gru",
     "dense+returned": "rnn_initial_state rnn_vmapped",
@@ -46,7 +47,7 @@ KINDS = {
         embedding_fill embedding_negative_ids embedding_scaled embedding_two_dimensional_ids
         embedding_vmapped embedding_slices embedding_slices_clamped""",
     "bias": "joined_bias",
-    "returned": "joined_layers joined_carry",
+    "returned": "joined_carry",
     "bias+scale": "layer_norm",
     "dense+scale": "rms_norm scan_layers_gain scan_transformer spectral_norm",
     "bias+dense+scale": "batch_norm_fixed group_norm layer_norm_after_dense",

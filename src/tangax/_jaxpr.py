@@ -10,7 +10,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -111,7 +111,7 @@ def bind(eqn: Equation, values: Sequence[Any]) -> list[Any]:
 
 
 def source(eqn: Equation) -> str:
-    """The user's source line that made the equation, `file.py:12 (function)`, or nothing."""
+    """The user's line that made the equation, `file.py:12`, or nothing."""
     traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
     ours = (os.path.dirname(jax.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
     for frame in getattr(traceback, "frames", ()):
@@ -240,13 +240,12 @@ def move(eqn: Equation, result: int) -> Move:
 
 def move_part(eqn: Equation, place: Place) -> tuple[Move, Place] | None:
     """The same for the part of the operand at `place`, and the part's place in the result."""
-    key, shape = (*signature(eqn, 0), place), eqn.invars[0].aval.shape
     if name(eqn) in ("neg", "convert_element_type", "copy", "copy_p"):
-        return replace(move(eqn, 0), key=key), place
+        return move(eqn, 0), place
     if name(eqn) == "transpose":
-        order = eqn.params["permutation"]
-        return replace(move(eqn, 0), key=key), tuple(place[a] for a in order)
-    result = eqn.outvars[0].aval.shape
+        return move(eqn, 0), tuple(place[a] for a in eqn.params["permutation"])
+    key = ((*signature(eqn, 0), place),)
+    shape, result = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     if is_broadcast(eqn):
         axes = eqn.params["broadcast_dimensions"]
         kept = {b: place[a] for a, b in enumerate(axes) if shape[a] == result[b]}
@@ -255,9 +254,9 @@ def move_part(eqn: Equation, place: Place) -> tuple[Move, Place] | None:
             jax.lax.broadcast_in_dim, shape=sizes(there), broadcast_dimensions=axes
         )
         return Move(key, spread, not repeats(eqn), not repeats(eqn)), there
-    wide, kept = [d for d in shape if d != 1], [d for d in result if d != 1]
-    if is_reshape(eqn) and wide == kept:
-        remaining = iter([p for p, d in zip(place, shape, strict=True) if d != 1])
+    wide = [(d, p) for d, p in zip(shape, place, strict=True) if d != 1]
+    if is_reshape(eqn) and [d for d, _ in wide] == [d for d in result if d != 1]:
+        remaining = (p for _, p in wide)
         there = tuple((0, 1) if d == 1 else next(remaining) for d in result)
         return Move(key, lambda w: w.reshape(sizes(there)), True), there
     return None
@@ -270,26 +269,46 @@ def sizes(place: Place) -> tuple[int, ...]:
 
 def expansion(axis: int) -> Move:
     """A new axis of length one."""
-    return Move(("expand", axis), lambda w: jnp.expand_dims(w, axis), True)
+    return Move((("expand", axis),), lambda w: jnp.expand_dims(w, axis), True)
 
 
-def stacked(eqn: Equation) -> int | None:
-    """The new axis of a `stack`, else nothing."""
-    return eqn.params["axis"] if name(eqn) == "stack" else None
+def reduction(axis: int) -> Move:
+    """An axis of length one taken away."""
+    return Move((("squeeze", axis),), lambda w: jnp.squeeze(w, axis), True)
 
 
-def joined(eqn: Equation) -> list[Place] | None:
+@dataclass(frozen=True)
+class Join:
+    """A `concatenate` or `stack`: the place of each operand, and the axis that is new."""
+
+    places: tuple[Place, ...]
+    new_axis: int | None
+
+
+def join(eqn: Equation) -> Join | None:
     """The places of the operands of a `concatenate` or `stack` in its result, else nothing."""
     if name(eqn) not in ("concatenate", "stack"):
         return None
-    result = eqn.outvars[0].aval.shape
-    axis = eqn.params["dimension" if name(eqn) == "concatenate" else "axis"]
+    result, is_stack = eqn.outvars[0].aval.shape, name(eqn) == "stack"
+    axis = eqn.params["axis" if is_stack else "dimension"]
     places, start = [], 0
     for operand in eqn.invars:
-        limit = start + (1 if name(eqn) == "stack" else operand.aval.shape[axis])
+        limit = start + (1 if is_stack else operand.aval.shape[axis])
         places.append(tuple((start, limit) if a == axis else (0, d) for a, d in enumerate(result)))
         start = limit
-    return places
+    return Join(tuple(places), axis if is_stack else None)
+
+
+def cut_out(eqn: Equation, result: int) -> Place | None:
+    """The place of which a result is all, with an axis more if it is unstacked; else nothing."""
+    if name(eqn) == "slice" and any(stride != 1 for stride in eqn.params["strides"] or ()):
+        return None
+    return slice_bounds(eqn, result)
+
+
+def dropped_axis(eqn: Equation) -> int | None:
+    """The axis that an `unstack` takes away, else nothing."""
+    return eqn.params["axis"] if name(eqn) == "unstack" else None
 
 
 def signature(eqn: Equation, result: int) -> tuple[Any, ...]:
@@ -301,16 +320,19 @@ def signature(eqn: Equation, result: int) -> tuple[Any, ...]:
 
 
 def slice_bounds(eqn: Equation, result: int) -> Place | None:
-    """The place that a slice, or one part of a split, was cut from; else nothing."""
+    """The place that holds a slice, or one part of a split; else nothing.
+
+    It holds more where the slice has strides.
+    """
     params, shape = eqn.params, eqn.invars[0].aval.shape
     if name(eqn) == "slice":
         return tuple(zip(params["start_indices"], params["limit_indices"], strict=True))
     if name(eqn) not in ("split", "unstack"):
         return None
     axis = params["axis"] % len(shape)
-    sizes = params["sizes"] if name(eqn) == "split" else (1,) * shape[axis]
-    start = int(sum(sizes[:result]))
-    part = (start, start + int(sizes[result]))
+    lengths = params["sizes"] if name(eqn) == "split" else (1,) * shape[axis]
+    start = int(sum(lengths[:result]))
+    part = (start, start + int(lengths[result]))
     return tuple(part if a == axis else (0, d) for a, d in enumerate(shape))
 
 
@@ -412,9 +434,10 @@ def multiply_adds(jaxpr: Jaxpr) -> int:
         elif body is not None:
             total += multiply_adds(body)
         elif name(eqn) == "dot_general":
-            (contract, _), _ = eqn.params["dimension_numbers"]
-            lhs = eqn.invars[0].aval.shape
-            total += math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[a] for a in contract)
+            dims, lhs = dot(eqn), eqn.invars[0].aval.shape
+            assert dims is not None
+            contracted = math.prod(lhs[a] for a in dims.contract[0])
+            total += math.prod(eqn.outvars[0].aval.shape) * contracted
         elif name(eqn) == "conv_general_dilated":
             kernel, spec = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
             total += math.prod(eqn.outvars[0].aval.shape) * (

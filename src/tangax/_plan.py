@@ -13,7 +13,7 @@ from ._memory import in_bytes
 from ._planner import Cost
 from ._sides import Pair
 from ._sites import Found, describe
-from ._structured import frames, kernel_dtype, pairs_by_leaf, plan_outputs
+from ._structured import frames, pairs_by_leaf, plan_outputs, result_dtype
 from ._trees import Params
 
 
@@ -171,7 +171,7 @@ def make_plan(
         blocks.append(Blocks(label, sizes, runs, output.passes))
         backward += sum(p * one for p, one in zip(output.passes, sides, strict=True))
         kernel = frame.kernel_shape(output.d.count, output.o.count, output.q.count)
-        result += math.prod(kernel) * kernel_dtype(first, second, a).itemsize
+        result += math.prod(kernel) * result_dtype(first, second, a).itemsize
     held = max((output.held for output in outputs), default=0)
     forward = sides[0] if pair.same else sum(sides)
     return Plan(tuple(rows), tuple(blocks), forward, backward, memory, held, arguments, result)

@@ -25,10 +25,10 @@ from ._factors import (
     pulled_back,
     scaled,
 )
-from ._sites import Call, Loop, Program, Site, Source, Step
+from ._sites import Call, Loop, Program, Site, Slot, Step
 
 # The scales of views that have one, by operand and number.
-Scales = dict[Source, Any]
+Scales = dict[Slot, Any]
 
 
 def zeros(program: Program) -> list[Any]:
@@ -110,8 +110,8 @@ def _scales(step: Step, values: Sequence[Any], known: Scales) -> Scales:
     """The scales of the views after a step."""
     found: Scales = {}
     for a, views in enumerate(step.views):
-        for r, (source, _) in enumerate(views):
-            scale = known.get(source)
+        for r, (slot, _) in enumerate(views):
+            scale = known.get(slot)
             if step.scale is not None:
                 scale = _multiplied(step, scale, jnp.asarray(values[step.scale]))
             if scale is not None:
@@ -136,13 +136,17 @@ def _tapped(site: Site, results: Sequence[Any], taps: list[jax.Array]) -> list[A
 
 def _record(site: Site, values: list[Any], scales: Scales) -> list[Any]:
     """For each use what its kind keeps, and the scale of its view."""
-    return [(use.kind.record(values), scales.get(use.source)) for use in site.uses]
+    return [(use.kind.record(values), scales.get(use.slot)) for use in site.uses]
 
 
 def _run_loop(
     loop: Loop, values: list[Any], scales: Scales, taps: list[Any]
 ) -> tuple[list[Any], list[Any]]:
-    """A scan with the zeros as further xs and the records as further ys."""
+    """A scan with the zeros as further xs and the records as further ys.
+
+    Several sites may keep the same value, as the kernels of an attention do: it is kept once. The
+    body, which is traced once, tells by `order` and `shape` which is whose.
+    """
     scan, inner_taps = loop.scan, taps[0]
     records = []
     for (a, site), tap in zip(loop.entered, taps[1], strict=True):
@@ -155,7 +159,6 @@ def _run_loop(
         inner_xs, tap = x
         results, _, record = run(loop.body, [*consts, *carry, *inner_xs], {}, tap)
         kept, treedef = jax.tree.flatten(record)
-        # Several sites may keep the same value, as the kernels of an attention do: it is kept once.
         once = {id(value): value for value in kept}
         order[:] = [list(once).index(id(value)) for value in kept]
         shape[:] = [treedef]
@@ -172,7 +175,7 @@ def _run_loop(
         unroll=scan.unroll,
     )
     inner = shape[0].unflatten([kept[a] for a in order])
-    outer_scales = [scales.get(source) for source, _ in loop.views]
+    outer_scales = [scales.get(slot) for slot, _ in loop.views]
     return [*carry, *ys], [inner, outer_scales, records]
 
 
@@ -247,6 +250,8 @@ def _loop_factors(loop: Loop, G: list[Any], record: list[Any]) -> Iterator[Any]:
     first_x = loop.scan.consts + loop.scan.carry
     for i, stack in zip(order, stacks, strict=True):
         (operand, _), view = loop.views[i]
+        if operand >= first_x and view.place is not None:  # some of the layers
+            stack = jax.tree.map(lambda a, l=view.place[0]: a[slice(*l)], stack)
         factor = over_layers(stack) if operand >= first_x else over_time(stack)
         if outer_scales[i] is not None:
             factor = scaled(factor, outer_scales[i])

@@ -16,15 +16,15 @@ import jax
 from . import _jaxpr
 from ._factors import Kind, Part, Returned, View, kind_of, part_of
 
-# An operand or a result, and which of the views that it holds.
-Source = tuple[int, int]
+# The position of an operand or a result, and which of the views that it holds.
+Slot = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Use:
     """A view among the operands of a site: which one, of which parameter, and of which kind."""
 
-    source: Source
+    slot: Slot
     view: View
     kind: Kind
 
@@ -46,7 +46,7 @@ class Step:
     """
 
     eqn: _jaxpr.Equation
-    views: tuple[tuple[tuple[Source, View], ...], ...]
+    views: tuple[tuple[tuple[Slot, View], ...], ...]
     scale: int | None = None
 
 
@@ -67,7 +67,7 @@ class Loop:
 
     scan: _jaxpr.Scan
     body: Program
-    views: tuple[tuple[Source, View], ...]
+    views: tuple[tuple[Slot, View], ...]
     entered: tuple[tuple[int, Site], ...]
 
 
@@ -144,7 +144,7 @@ def _walk(
 
 
 def _action(
-    eqn: _jaxpr.Equation, found: dict[Source, View], tainted: set[Any]
+    eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]
 ) -> Site | Step | Call | Loop | None:
     """What to do at an equation with views among its operands."""
     if _jaxpr.name(eqn) == "stop_gradient" or not any(map(_jaxpr.is_differentiable, eqn.outvars)):
@@ -164,23 +164,22 @@ def _action(
         _jaxpr.shape_dtype(v) if _jaxpr.is_differentiable(v) else None for v in eqn.outvars
     )
     uses = tuple(
-        Use(source, view, part_of(kind_of(eqn, source[0]), view.place))
-        for source, view in found.items()
+        Use(slot, view, part_of(kind_of(eqn, slot[0]), view.place)) for slot, view in found.items()
     )
     return Site(uses, results, eqn)
 
 
-def _held(found: dict[Source, View], operand: int) -> tuple[View, ...]:
+def _held(found: dict[Slot, View], operand: int) -> tuple[View, ...]:
     """The views in one operand."""
     return tuple(view for (a, _), view in found.items() if a == operand)
 
 
-def _step(eqn: _jaxpr.Equation, found: dict[Source, View], tainted: set[Any]) -> Step | None:
+def _step(eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]) -> Step | None:
     """A step: layout, broadcast, join, or multiplication by a scalar that no parameter reaches."""
-    places, axis = _jaxpr.joined(eqn), _jaxpr.stacked(eqn)
-    if places is not None:
-        held = [(s, view if axis is None else view.expanded(axis)) for s, view in found.items()]
-        return Step(eqn, (tuple((s, view.within(places[s[0]])) for s, view in held),))
+    join = _jaxpr.join(eqn)
+    if join is not None:
+        held = [(slot, _joined(eqn, join, slot, view)) for slot, view in found.items()]
+        return Step(eqn, (tuple((slot, view) for slot, view in held if view is not None),))
     if len({operand for operand, _ in found}) != 1:
         return None
     ((operand, _), *_) = found
@@ -193,43 +192,48 @@ def _step(eqn: _jaxpr.Equation, found: dict[Source, View], tainted: set[Any]) ->
         return None
     results = []
     for r in range(len(eqn.outvars)):
-        moved = [(source, _moved(eqn, r, view)) for source, view in found.items()]
+        moved = [(slot, _moved(eqn, r, view)) for slot, view in found.items()]
         if any(held is None for _, held in moved):
             return None
-        results.append(tuple((source, view) for source, held in moved for view in held or ()))
+        results.append(tuple((slot, view) for slot, held in moved for view in held or ()))
     return Step(eqn, tuple(results))
+
+
+def _joined(eqn: _jaxpr.Equation, join: _jaxpr.Join, slot: Slot, view: View) -> View | None:
+    """The view in the result of a join, if it has any entries."""
+    if join.new_axis is not None:
+        view = view.expanded(join.new_axis)
+    view = view.within(join.places[slot[0]], eqn.outvars[0].aval.shape)
+    return None if view.place is not None and 0 in _jaxpr.sizes(view.place) else view
 
 
 def _moved(eqn: _jaxpr.Equation, result: int, view: View) -> tuple[View, ...] | None:
     """The view in a result of a layout equation: one, none, or `None` if it cannot be told."""
     if view.place is None:
         return (view.then(_jaxpr.move(eqn, result)),)
-    bounds = _jaxpr.slice_bounds(eqn, result)
+    bounds = _jaxpr.cut_out(eqn, result)
     if bounds is not None:
-        return view.cut(bounds)
-    found = _jaxpr.move_part(eqn, view.place)
-    return None if found is None else (view.then(*found),)
+        found = view.cut(bounds)
+        axis = _jaxpr.dropped_axis(eqn)
+        return found if axis is None or not found else (found[0].reduced(axis),)
+    moved = _jaxpr.move_part(eqn, view.place)
+    return None if moved is None else (view.then(*moved),)
 
 
-def _loop(eqn: _jaxpr.Equation, scan: _jaxpr.Scan, found: dict[Source, View]) -> Loop:
-    """A scan: consts and xs that are views stay views in its body.
-
-    A carry does not, nor does a stack of layers that was joined of several.
-    """
+def _loop(eqn: _jaxpr.Equation, scan: _jaxpr.Scan, found: dict[Slot, View]) -> Loop:
+    """A scan: consts and xs that are views stay views in its body; a carry does not."""
     first_x = scan.consts + scan.carry
     args: list[tuple[View, ...]] = [()] * len(eqn.invars)
-    kept: list[tuple[Source, View]] = []
+    kept: list[tuple[Slot, View]] = []
     entered = []
     for a in dict.fromkeys(operand for operand, _ in found):
-        held, lead = _held(found, a), int(a >= first_x)
-        whole = ((0, scan.length),) * lead
-        apart = any(view.place is not None and view.place[:lead] != whole for view in held)
-        if apart or scan.consts <= a < first_x:
-            entered.append((a, _identity(held, eqn.invars[a])))
+        held = _held(found, a)
+        if scan.consts <= a < first_x:
+            entered.append((a, _identity(held, eqn.invars[a], eqn)))
             continue
         aval = _jaxpr.shape_dtype(scan.body.invars[a])
         args[a] = tuple(
-            View(len(kept) + r, aval).part(view.place and view.place[lead:])
+            _of_step(view, View(len(kept) + r, aval), lead=int(a >= first_x))
             for r, view in enumerate(held)
         )
         kept += [((a, r), view) for r, view in enumerate(held)]
@@ -237,10 +241,21 @@ def _loop(eqn: _jaxpr.Equation, scan: _jaxpr.Scan, found: dict[Source, View]) ->
     return Loop(scan, body, tuple(kept), tuple(entered))
 
 
-def _identity(held: Sequence[View], atom: _jaxpr.Variable) -> Site:
-    """A site where views leave the program as they are."""
+def _of_step(outer: View, whole: View, *, lead: int) -> View:
+    """A view as the body of a loop sees it at each step, given that of the whole operand."""
+    if outer.place is None:
+        return whole
+    place, shape = outer.place[lead:], whole.aval.shape
+    aval = jax.ShapeDtypeStruct(_jaxpr.sizes(place), whole.aval.dtype)
+    return View(whole.leaf, aval).at(place, shape)
+
+
+def _identity(
+    held: Sequence[View], atom: _jaxpr.Variable, eqn: _jaxpr.Equation | None = None
+) -> Site:
+    """A site where views leave the program, or enter an equation, as they are."""
     uses = [Use((0, r), view, part_of(Returned(), view.place)) for r, view in enumerate(held)]
-    return Site(tuple(uses), (_jaxpr.shape_dtype(atom),))
+    return Site(tuple(uses), (_jaxpr.shape_dtype(atom),), eqn)
 
 
 # For a person to read

@@ -143,7 +143,7 @@ def output_kernel(
     """
     same = first is second
     d, r, o, q = plan.d, plan.r, plan.o, plan.q
-    dtype = kernel_dtype(first, second, output)
+    dtype = result_dtype(first, second, output)
     terms = [cost.term for cost in plan.costs]
     zero = jnp.zeros(frame.kernel_shape(d.size, o.size, q.size), dtype)
 
@@ -178,7 +178,7 @@ def output_kernel(
     return loop(row, kernel, *combinations(d.starts, r.starts, o.starts))
 
 
-def kernel_dtype(first: Source, second: Source, output: int) -> Any:
+def result_dtype(first: Source, second: Source, output: int) -> Any:
     """The dtype of the kernel of an output."""
     return jnp.promote_types(first.meta.dtypes[output], second.meta.dtypes[output])
 

@@ -50,23 +50,31 @@ class View:
         isometric = self.isometric and move.isometric
         return replace(self, steps=(*self.steps, move), isometric=isometric, place=place)
 
-    def part(self, place: _jaxpr.Place | None) -> View:
-        """The view of a parameter that is that part, given the view of the whole."""
-        if place is None:
-            return self
-        aval = jax.ShapeDtypeStruct(_jaxpr.sizes(place), self.aval.dtype)
-        return replace(self, aval=aval, place=place)
+    def at(self, place: _jaxpr.Place, shape: tuple[int, ...]) -> View:
+        """The view as the part at `place` of a value of that shape."""
+        whole = tuple((0, d) for d in shape)
+        return replace(self, place=None if place == whole else place)
+
+    def within(self, place: _jaxpr.Place, shape: tuple[int, ...]) -> View:
+        """The view as part of a value of that shape, in which its own value has that place."""
+        if self.place is None:
+            return self.at(place, shape)
+        pairs = zip(place, self.place, strict=True)
+        return self.at(tuple((s + a, s + b) for (s, _), (a, b) in pairs), shape)
 
     def expanded(self, axis: int) -> View:
         """The view with one more axis, of length one."""
-        place = self.place and (*self.place[:axis], (0, 1), *self.place[axis:])
+        place = self.place
+        if place is not None:
+            place = (*place[:axis], (0, 1), *place[axis:])
         return self.then(_jaxpr.expansion(axis), place)
 
-    def within(self, place: _jaxpr.Place) -> View:
-        """The view as part of a larger value, in which its own value has that place."""
-        inner = self.place or tuple((0, size) for size in _jaxpr.sizes(place))
-        shifted = [(s + a, s + b) for (s, _), (a, b) in zip(place, inner, strict=True)]
-        return replace(self, place=tuple(shifted))
+    def reduced(self, axis: int) -> View:
+        """The view with an axis of length one less."""
+        place = self.place
+        if place is not None:
+            place = (*place[:axis], *place[axis + 1 :])
+        return self.then(_jaxpr.reduction(axis), place)
 
     def cut(self, bounds: _jaxpr.Place) -> tuple[View, ...] | None:
         """The view in a slice of the value that it is part of; `None` if that cuts the part."""
@@ -77,8 +85,7 @@ class View:
         if any(a < start or limit < b for (a, b), (start, limit) in pairs):
             return None
         place = tuple((a - start, b - start) for (a, b), (start, _) in pairs)
-        whole = tuple((0, size) for size in _jaxpr.sizes(bounds))
-        return (replace(self, place=None if place == whole else place),)
+        return (self.at(place, _jaxpr.sizes(bounds)),)
 
     def apply(self, leaf: jax.Array) -> jax.Array:
         """The steps, without the scale and the others that it is joined with."""

@@ -28,11 +28,10 @@ class Generic:
 
     def factor(self, record: list[Any], cotangents: list[jax.Array]) -> Materialised:
         """The pull-back of the cotangents through the equation."""
-        try:
-            return Materialised(self._pulled(record, cotangents, [self.operand]))
-        except AttributeError:  # JAX's rule for the fill of a `pad` needs its other operand too
-            floats = [a for a, v in enumerate(record) if jnp.issubdtype(v.dtype, jnp.inexact)]
-            return Materialised(self._pulled(record, cotangents, floats))
+        operands = [self.operand]
+        if _jaxpr.name(self.eqn) == "pad":  # JAX's rule for the fill needs its other operand too
+            operands = [0, 1]
+        return Materialised(self._pulled(record, cotangents, operands))
 
     def _pulled(
         self, record: list[Any], cotangents: list[jax.Array], operands: list[int]
