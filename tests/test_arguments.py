@@ -309,6 +309,13 @@ def test_unknown_implementation(make, implementation):
         call(make, mlp, X1, None, PARAMS, implementation=implementation)
 
 
+@pytest.mark.parametrize("precision", ["half", 3, jax.lax.Precision.HIGH], ids=str)
+@pytest.mark.parametrize("make", [nt.empirical_ntk_fn, nt.empirical_nngp_fn])
+def test_unknown_precision(make, precision):
+    with pytest.raises(ValueError, match="precision must be None or a string"):
+        make(mlp, precision=precision)
+
+
 def test_implementations():
     assert [(i.name, int(i)) for i in nt.NtkImplementation] == [
         ("AUTO", 0),

@@ -60,3 +60,13 @@ def full_precision(precision: Any) -> Any:
     Accelerators round the operands of float32 products to fewer bits unless they are told not to.
     """
     return jax.default_matmul_precision("highest" if precision is None else precision)
+
+
+def check_precision(precision: Any) -> None:
+    """Refuse what JAX does not know, before anything is computed."""
+    try:
+        with full_precision(precision):
+            pass
+    except ValueError as error:
+        msg = f"precision must be None or a string like 'default' or 'highest', got {precision!r}."
+        raise ValueError(msg) from error

@@ -12,7 +12,7 @@ import jax
 from ._axes import Axes, VmapAxes, split_vmap_axes
 from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
-from ._kernel import finish, full_precision, outer
+from ._kernel import check_precision, finish, full_precision, outer
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
 from ._plan import Plan, make_plan
@@ -69,6 +69,9 @@ class NngpFn:
     # Whether a warning was given.
     _warned: set[Any] = field(default_factory=set, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
         """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once."""
         with full_precision(self.precision):
@@ -106,6 +109,7 @@ class NtkFn:
 
     def __post_init__(self) -> None:
         split_vmap_axes(self.vmap_axes)
+        check_precision(self.precision)
         if self.implementation not in list(NtkImplementation):
             valid = ", ".join(f"{i.name} = {i.value}" for i in NtkImplementation)
             raise ValueError(f"implementation must be one of {valid}; got {self.implementation!r}.")
