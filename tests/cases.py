@@ -613,6 +613,7 @@ case("map_over_weights", lambda x, w: time_first(lax.map(lambda w: jnp.tanh(x @ 
 case("fori_loop", lambda x, w: lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h @ w + i), x), x=(3,), w=(3, 3))
 case("fori_loop_indexes_weights", lambda x, w: lax.fori_loop(0, 2, lambda i, h: jnp.tanh(h @ w[i]), x), x=(3,), w=(2, 3, 3))
 case("while_loop", lambda x, w: lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.tanh(c[1] @ w)), (0, x))[1], x=(3,), w=(3, 3), reverse=False)
+case("solve_without_transpose", each(lambda x, w: lax.custom_linear_solve(lambda v: 0.7 * v, jnp.tanh(w * x), lambda _, b: b / 0.7)), x=(3,), w=(3,), reverse=False)
 case("while_loop_of_data", lambda x, w: lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.tanh(2 * c[1])), (0, x))[1] @ w, x=(3,), w=(3, 2), polynomial=1)
 case("fori_loop_dynamic", each(lambda x, w: lax.fori_loop(0, 1 + jnp.argmax(x), lambda i, h: jnp.tanh(h @ w), x)), x=(3,), w=(3, 3), reverse=False, smooth=False)
 case("associative_scan", lambda x, a, b: lax.associative_scan(lambda l, r: (l[0] * r[0], l[1] * r[0] + r[1]), (jnp.broadcast_to(a, x.shape), x * b), axis=1)[1], x=(4, 2), a=(2,), b=(2,), polynomial=4)
@@ -887,6 +888,7 @@ dot_weight_left dot_vector dot_outer dot_batch dot_two_batch_swapped dot_two_con
 dot_free_around_contracted dot_everything bilinear weight_on_both_operands low_rank
 transpose reshape_transpose_reshape broadcast_really reverse stacked_weight_and_bias
 joined_inputs joined_with_others joined_flat joined_of_scaled_scan joined_before_scan joined_layers
+joined_strided joined_unstacked joined_and_tied joined_empty_layers solve_without_transpose
 slices_of_one_vector dynamic_slice_by_input dynamic_update_slice at_add gather_rows triangle roll
 top_k_of_input sort mean_of_weights cumprod argmax_of_weights
 conv_same conv_everything conv_groups conv_depthwise conv_nhwc conv_1d conv_3d conv_flipped
