@@ -772,9 +772,9 @@ def test_ntk_vp_of_custom_vjp(name, jit):
 
 
 @pytest.mark.parametrize("implementation", [0, 1, 3])
-@pytest.mark.parametrize("name", ["while_loop", "solve_without_transpose"])
+@pytest.mark.parametrize("function", ["while_loop", "solve_without_transpose"])
 @vmap_or_not
-def test_without_reverse_mode(name, implementation, vmap_axes):
-    case = cases.get(name)
+def test_without_reverse_mode(function, implementation, vmap_axes):
+    case = cases.get(function)
     ntk_fn = nt.empirical_ntk_fn(case.f, (), (), vmap_axes, implementation)
-    assert_equal(evaluate(ntk_fn, case, case.x1, case.x2, True), full_ntk(name, True))
+    assert_equal(evaluate(ntk_fn, case, case.x1, case.x2, True), full_ntk(function, True))
