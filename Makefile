@@ -1,4 +1,4 @@
-# Everything from a bare machine: `make demo`, `make test`, `make test-all`, `make fuzz`.
+# Everything from a bare machine: `make demo`, `make test`, `make test-all`, `make fuzz`, `make bench`.
 # Each makes the environment in $(VENV) first, and makes it anew when pyproject.toml, PYTHON or JAX has changed.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV ?= .venv
 # More requirements for pip, to pin JAX: make test JAX='jax==0.10.2 jaxlib==0.10.2'
 JAX ?=
 
-.PHONY: demo test test-all fuzz lint format install clean again
+.PHONY: demo test test-all fuzz bench bench-gpu lint format install clean again
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
 
@@ -32,6 +32,15 @@ test-all: lint
 # A thousand random programs, 500 in each of two processes.
 fuzz: $(DONE)
 	TANGAX_PROGRAMS=500 $(BIN)/python -m pytest -n 2 tests/test_programs.py
+
+# Against the peers, whose environments it makes in benchmarks/: make bench ONLY=gpt for some rows.
+ONLY ?=
+bench: $(DONE)
+	$(BIN)/python benchmarks/bench.py $(if $(ONLY),--only '$(ONLY)')
+
+# On the JAX that $(PYTHON) has: an accelerator's is installed by its own means.
+bench-gpu:
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 lint: $(DONE)
 	$(BIN)/ruff format --check .

@@ -278,10 +278,8 @@ class NtkFn:
 
     def _plan(self, arguments: int, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Plan:
         pair = self._pair("ntk", x1, x2, params, kwargs)
-        assert pair.params is not None
         return make_plan(
             pair,
-            pair.params,
             self.trace_axes,
             self.diagonal_axes,
             arguments=arguments,

@@ -14,7 +14,6 @@ from ._planner import Cost
 from ._sides import Pair
 from ._sites import Found, describe
 from ._structured import frames, pairs_by_leaf, plan_outputs, result_dtype
-from ._trees import Params
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,6 @@ NAMES = ("diagonal", "traced", "of x1", "of x2")
 
 def make_plan(
     pair: Pair,
-    params: Params,
     trace: Axes,
     diagonal: Axes,
     *,
@@ -149,6 +147,8 @@ def make_plan(
     factored: bool,
 ) -> Plan:
     """What a kernel call will do; traces, and computes nothing."""
+    params = pair.params
+    assert params is not None
     first = linearise(pair, pair.first)
     second = first if pair.same else linearise(pair, pair.second)
     every = frames(first.meta, second.meta, trace, diagonal)

@@ -14,23 +14,39 @@ from typing import Any
 import jax
 import opt_einsum
 
-from ._contract import ORDERS, Term, alike, examples, groups, outputs
-from ._factors import Factor, Factored, Materialised, OneHot, cotangent, with_cotangent
+from ._contract import ORDERS, Term, examples, outputs, tile_starts
+from ._factors import (
+    Factor,
+    Factored,
+    Materialised,
+    OneHot,
+    alike,
+    cotangent,
+    groups,
+    units,
+    with_cotangent,
+)
 from ._frame import Block, D, Frame, I, J, K, M, N, O, P, Q, R, S, T, even
 
-# What moving one entry through memory costs, in multiply-adds of a matrix product.
-MOVE = 100
-# A step of a loop should have as many multiply-adds.
-STEP = 10**8
-# Fewer rows than this make no good matrix product: tiles of a symmetric kernel are not smaller.
-ROWS = 64
+# What moving one entry through memory costs, in multiply-adds of a matrix product, and a step.
+MOVE, STEP = 100, 10**6
+# A step of a loop over groups should have as many multiply-adds.
+WORTH = 10**8
+# Entries that stay in a processor's cache, or fill an accelerator.
+CACHE = {"cpu": 2**20}
+FILL = 2**26
+# Fewer rows than this make no good matrix product: strips of a symmetric kernel are not narrower.
+ROWS = 256
+
+# Orders in which one side passes by example by example.
+ONE_BY_ONE = ("gram first", "gram second")
 
 Contraction = tuple[tuple[frozenset[int], ...], frozenset[int]]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a term costs: multiply-adds, entries moved through memory, and entries held.
+    """What a term costs: multiply-adds, entries moved through memory, steps of loops, entries held.
 
     `held`: intermediates that stand beside each other.
     """
@@ -38,12 +54,13 @@ class Cost:
     term: Term
     multiply_adds: int
     moved: int
+    steps: int
     held: int
 
     @property
     def total(self) -> int:
         """Comparable between orders."""
-        return self.multiply_adds + MOVE * self.moved
+        return self.multiply_adds + MOVE * self.moved + STEP * self.steps
 
 
 # Orders
@@ -69,37 +86,91 @@ def allowed(f1: Factor, f2: Factor) -> list[str]:
 
 
 def fitted(f1: Factor, f2: Factor, frame: Frame, order: str, entries: int) -> list[Cost]:
-    """An order as it fits: groups one by one, then examples in the largest tiles that do.
+    """An order as it fits, in one way or several."""
+    if order == "materialise":
+        return in_pieces(f1, f2, frame, entries)
+    if order in ONE_BY_ONE:
+        return [] if frame.joint else [one_by_one(f1, f2, frame, order)]
+    return in_tiles(f1, f2, frame, order, entries)
+
+
+def in_pieces(f1: Factor, f2: Factor, frame: Frame, entries: int) -> list[Cost]:
+    """Materialised whole, and in pieces that stay in cache.
+
+    Of one side with itself in a few strips of rows.
+    """
+    n, k, j = examples(f1), groups(f1), units(f1)
+    strips = 1
+    if f1 is f2 and not frame.joint:
+        strips = max(1, min(4, n, rows(f1) // ROWS))
+    tiles = (max(1, -(-n // strips)), examples(f2))
+    whole = cost(f1, f2, frame, Term("materialise", tiles, k, j))
+    if not alike(f1, f2):
+        return [whole]
+    each = sum(row_entries(f) for f in ((f1,) if f1 is f2 else (f1, f2)))
+    most = max(CACHE.get(jax.default_backend(), FILL), 2 * math.prod(map(rows, (f1, f2))))
+    room = min(most, entries // 4) // max(1, each)
+    some = divisor(k, room // max(1, j))
+    pieces = Term("materialise", tiles, some, divisor(j, room // some))
+    return [whole, cost(f1, f2, frame, pieces)]
+
+
+def divisor(count: int, most: int) -> int:
+    """The size of blocks of at most `most`: a divisor if there is one that is not too small."""
+    fitting = [size for size in range(1, min(count, max(1, most)) + 1) if count % size == 0]
+    found = max(fitting, default=1)
+    return found if 2 * found >= min(count, most) else even(count, most).size
+
+
+def rows(factor: Factor) -> int:
+    """The rows of the Jacobian as a matrix."""
+    return examples(factor) * outputs(factor)[2]
+
+
+def row_entries(factor: Factor) -> int:
+    """Entries of the Jacobian for one `k` and one `j`."""
+    assert isinstance(factor, Factored)
+    i = factor.A.size if isinstance(factor.A, OneHot) else factor.A.shape[-1]
+    return examples(factor) * math.prod(outputs(factor)) * i
+
+
+def one_by_one(f1: Factor, f2: Factor, frame: Frame, order: str) -> Cost:
+    """One group, one example of one side, and as many of the other as stay in cache."""
+    most = CACHE.get(jax.default_backend(), FILL)
+    first, second = (f1, f2) if order == "gram first" else (f2, f1)
+    assert isinstance(first, Factored) and isinstance(second, Factored)
+    each = math.prod(outputs(first)) * first.G.shape[-1] * second.G.shape[-3]
+    some = even(examples(first), most // max(1, each)).size
+    tiles = (some, 1) if order == "gram first" else (1, some)
+    return cost(f1, f2, frame, Term(order, tiles, 1))
+
+
+def in_tiles(f1: Factor, f2: Factor, frame: Frame, order: str, entries: int) -> list[Cost]:
+    """Groups one by one, then examples in the largest tiles that fit.
 
     And in smaller tiles, of which a symmetric kernel needs half.
     """
-    n, m = examples(f1), examples(f2)
-    k = groups(f1)
-    found = []
-    for built in (True, False) if order == "materialise" else (False,):
-        whole = cost(f1, f2, frame, Term(order, (n, m), k, built))
-        some = steps_of(whole.multiply_adds, k) if alike(f1, f2) else k
-        if whole.held > entries and alike(f1, f2):
-            some = 1
-        tiles = (n, m)
-        while True:
-            found.append(cost(f1, f2, frame, Term(order, tiles, some, built)))
-            if found[-1].held <= entries or max(tiles) <= 1:
-                break
-            tiles = halved(tiles, frame)
+    n, m, k = examples(f1), examples(f2), groups(f1)
+    whole = cost(f1, f2, frame, Term(order, (n, m), k))
+    some = 1 if whole.held > entries else steps_of(whole.multiply_adds, k)
+    tiles, found = (n, m), []
+    while True:
+        found.append(cost(f1, f2, frame, Term(order, tiles, some)))
+        if found[-1].held <= entries or max(tiles) <= 1:
+            break
+        tiles = halved(tiles, frame)
     if f1 is f2 and not frame.joint:
         rows = n * math.prod(outputs(f1)[1:])
         for runs in (2, 4, 8):
-            if runs <= n and rows // runs >= ROWS:
+            if runs <= n and rows // runs >= ROWS // 4:
                 tiles = (-(-n // runs), -(-n // runs))
-                terms = {c.term for c in found if c.held <= entries}
-                found += [cost(f1, f2, frame, replace(term, tiles=tiles)) for term in terms]
+                found.append(cost(f1, f2, frame, Term(order, tiles, some)))
     return found
 
 
 def steps_of(multiply_adds: int, k: int) -> int:
     """How many groups to contract at a time: the fewest that are worth a step of a loop."""
-    least = -(-STEP * k // max(1, multiply_adds))
+    least = -(-WORTH * k // max(1, multiply_adds))
     return next((size for size in range(1, k + 1) if k % size == 0 and size >= least), k)
 
 
@@ -113,33 +184,63 @@ def halved(tiles: tuple[int, int], frame: Frame) -> tuple[int, int]:
 
 def cost(f1: Factor, f2: Factor, frame: Frame, term: Term) -> Cost:
     """What contracting two unfolded factors, or their shapes, costs in all."""
+    sizes = axis_sizes(f1, frame, 0) | axis_sizes(f2, frame, 1)
+    pieces = 1
+    if alike(f1, f2):
+        some = (term.groups, term.units or sizes[J])
+        k, j = Block(sizes[K], some[0]), Block(sizes[J], some[1])
+        pieces = k.runs * j.runs
+        sizes |= {K: some[0], J: some[1], P: some[0] * sizes[I] * some[1]}
+    steps = contractions(f1, f2, frame, term.order)
+    if term.order == "materialise":
+        dense = isinstance(f1, Factored) and not isinstance(f1.A, OneHot)
+        return materialised(steps, sizes, term, pieces, same=f1 is f2, cached=dense and pieces > 1)
     n, m = Block(examples(f1), term.tiles[0]), Block(examples(f2), term.tiles[1])
-    everything = axis_sizes(f1, frame, 0) | axis_sizes(f2, frame, 1)
-    loops = groups(f1) // term.groups if term.groups else 1
-    if loops > 1:
-        everything |= {K: term.groups, P: everything[P] // loops}
-    tile = everything | {N: min(n.size, n.count)}
+    tile = sizes | {N: min(n.size, n.count)}
     if not frame.joint:
         tile[M] = min(m.size, m.count)
-    runs = n.runs * (1 if frame.joint else m.runs)
-    if f1 is f2 and not frame.joint and n == m:
-        runs = n.runs * (n.runs + 1) // 2
-    every = contractions(f1, f2, frame, term.order)
+    runs = n.runs if frame.joint else len(tile_starts(n, m, half=f1 is f2)[0])
+    # Tiles of these orders are made to stay in cache.
+    cached = 8 if term.order in ONE_BY_ONE else 1
     multiply_adds = moved = held = 0
-    for a, (inputs, result) in enumerate(every):
-        once = term.built and a < len(every) - 1
-        sizes, times = (everything, 1) if once else (tile, runs)
-        multiply_adds += times * volume(frozenset().union(*inputs), sizes)
-        moved += times * sum(volume(labels, sizes) for labels in (*inputs, result))
+    for inputs, result in steps:
+        multiply_adds += runs * volume(frozenset().union(*inputs), tile)
+        moved += runs * sum(volume(labels, tile) for labels in (*inputs, result)) // cached
         if result != frozenset(frame.labels):
-            held += volume(result, sizes)
-    if runs > 1:  # tiles are cut out of the factors, or of Jacobians that are built
-        made = [] if term.built else [result for _, result in every]
-        cut = [x for inputs, _ in every[-1 if term.built else 0 :] for x in inputs if x not in made]
+            held += volume(result, tile)
+    if runs > 1:  # tiles are cut out of the factors
+        made = [result for _, result in steps]
+        cut = [x for inputs, _ in steps for x in inputs if x not in made]
         size = sum(volume(labels, tile) for labels in cut)
         moved += runs * size
         held += size
-    return Cost(term, multiply_adds * loops, moved * loops, held)
+    runs *= pieces
+    return Cost(term, multiply_adds * pieces, moved * pieces, runs if runs > 1 else 0, held)
+
+
+def materialised(
+    steps: Sequence[Contraction],
+    sizes: dict[int, int],
+    term: Term,
+    pieces: int,
+    *,
+    same: bool,
+    cached: bool,
+) -> Cost:
+    """What pieces of Jacobians cost. `cached`: they are built and used up in cache."""
+    *builds, ((J1, J2), result) = steps
+    n, kernel = sizes[N], volume(result, sizes)
+    strips = range(0, n, term.tiles[0]) if same else [0]
+    share = sum(min(term.tiles[0], n - a) * (n - a) for a in strips) / n**2 if same and n else 1
+    product = int(volume(J1 | J2 | result, sizes) * share)
+    multiply_adds = sum(volume(frozenset().union(*inputs), sizes) for inputs, _ in builds) + product
+    read = sum(volume(labels, sizes) for inputs, _ in builds for labels in inputs)
+    made = volume(J1, sizes) + (0 if same else volume(J2, sizes)) if builds else 0
+    transposed = made if sizes.get(K, 1) > 1 else 0  # a product leaves `k` before the outputs
+    moved = kernel // 4 + read if cached else kernel + read // 2 + made + transposed
+    held = made + (0 if pieces == 1 else 2 * kernel + read)
+    steps_taken = pieces if pieces > 1 else 0
+    return Cost(term, multiply_adds * pieces, moved * pieces, steps_taken, held)
 
 
 def axis_sizes(factor: Factor, frame: Frame, side: int) -> dict[int, int]:
@@ -285,7 +386,7 @@ def plan_output(
     if same:  # one half of the kernel is copied from the other
         fixed += math.prod(frame.kernel_shape(d, o, q)) * itemsize
     room = max(memory - fixed, memory // 4)  # smaller blocks would not shrink what is fixed
-    most = room // 2 // max(1, loads[0].output, loads[1].output)  # outputs of both sides at a time
+    most = room * 3 // 4 // max(1, loads[0].output, loads[1].output)  # outputs of both sides
     while True:
         plan = output_blocks(d, r, o, q, most, same=same)
         held = plan.outputs(loads[0].output, loads[1].output)

@@ -236,7 +236,7 @@ def _site_factors(site: Site, G: list[jax.Array], record: list[Any]) -> Iterator
 
 def _loop_factors(loop: Loop, G: list[Any], record: list[Any]) -> Iterator[Any]:
     """The body's factors, taken for all steps at once, then moved into `s` or `k`."""
-    inner, outer_scales, carry_records = record
+    inner, outer_scales, entered = record
     order: list[int] = []
 
     def step(G: list[Any], record: list[Any]) -> list[Factor]:
@@ -256,5 +256,5 @@ def _loop_factors(loop: Loop, G: list[Any], record: list[Any]) -> Iterator[Any]:
         if outer_scales[i] is not None:
             factor = scaled(factor, outer_scales[i])
         yield view.leaf, pulled_back(factor, view)
-    for (_, site), tap, kept in zip(loop.entered, G[1], carry_records, strict=True):
+    for (_, site), tap, kept in zip(loop.entered, G[1], entered, strict=True):
         yield from _site_factors(site, tap, kept)

@@ -10,14 +10,17 @@ from .base import Layout as Layout
 from .base import Materialised as Materialised
 from .base import OneHot as OneHot
 from .base import View as View
+from .base import alike as alike
 from .base import cotangent as cotangent
 from .base import grouped as grouped
+from .base import groups as groups
 from .base import materialise as materialise
 from .base import over_layers as over_layers
 from .base import over_time as over_time
 from .base import product as product
 from .base import pulled_back as pulled_back
 from .base import scaled as scaled
+from .base import units as units
 from .base import with_cotangent as with_cotangent
 from .conv import match_conv
 from .dense import match_dense

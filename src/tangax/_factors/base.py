@@ -156,6 +156,23 @@ def with_cotangent(factor: Factor, array: Any) -> Factor:
     return replace(factor, G=array)
 
 
+def groups(factor: Factor) -> int:
+    """The extent of `k`; one of a materialised factor."""
+    return 1 if isinstance(factor, Materialised) else factor.G.shape[-2]
+
+
+def units(factor: Factor) -> int:
+    """The extent of `j`; one of a materialised factor."""
+    return 1 if isinstance(factor, Materialised) else factor.G.shape[-1]
+
+
+def alike(f1: Factor, f2: Factor) -> bool:
+    """Whether two factored Jacobians have one layout, and so meet in normal form."""
+    if isinstance(f1, Materialised) or isinstance(f2, Materialised):
+        return False
+    return f1.layout == f2.layout
+
+
 class Kind(Protocol):
     """A kind of site: what it is called, what it keeps of the forward pass, and its factors."""
 

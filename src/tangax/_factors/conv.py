@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .. import _jaxpr
@@ -41,33 +42,41 @@ class Convolution:
         """Patches and the cotangent, positions first."""
         (G,) = cotangents
         c = self.conv
-        dims = lax.ConvDimensionNumbers(c.lhs_spec, c.rhs_spec, c.out_spec)
-        patches = lax.conv_general_dilated_patches(
-            record,
-            self.window,
-            c.strides,
-            c.padding,
-            lhs_dilation=c.lhs_dilation,
-            rhs_dilation=c.rhs_dilation,
-            dimension_numbers=dims,
-        )
-        batch, feature, *space = c.out_spec
-        i = self.shape[c.rhs_spec[1]] * math.prod(self.window)
-        patches = jnp.transpose(patches, (batch, *space, feature))
-        A = patches.reshape(math.prod(patches.shape[:-1]), c.groups, i)
-        G = jnp.transpose(G, (0, 1 + batch, *(1 + a for a in space), 1 + feature))
-        G = G.reshape(G.shape[0], A.shape[0], c.groups, G.shape[-1] // c.groups)
+        batch, feature, *space = (1 + a for a in c.out_spec)
+        G = jnp.transpose(G, (0, batch, *space, feature))
+        patches = self.patches(record, G.shape[2:-1])
+        positions, window = math.prod(G.shape[1:-1]), math.prod(self.window)
+        channels = patches.shape[-1] // c.groups
+        A = patches.reshape(positions, window, c.groups, channels)
+        A = jnp.moveaxis(A, 2, 1).reshape(positions, c.groups, window * channels)
+        G = G.reshape(G.shape[0], positions, c.groups, G.shape[-1] // c.groups)
         return Factored(A, G, self.layout())
 
+    def patches(self, x: jax.Array, positions: tuple[int, ...]) -> jax.Array:
+        """`[batch, *positions, *window, channels]`: gathered, which a product need not do."""
+        c = self.conv
+        batch, feature, *space = c.lhs_spec
+        dilated = zip(c.padding, c.lhs_dilation, strict=True)
+        edges = [(lo, hi, dilation - 1) for (lo, hi), dilation in dilated]
+        x = jnp.transpose(x, (batch, *space, feature))
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+        d = len(space)
+        index = []
+        for a, (size, window) in enumerate(zip(positions, self.window, strict=True)):
+            at = np.arange(size)[:, None] * c.strides[a] + np.arange(window) * c.rhs_dilation[a]
+            others = tuple(b for b in range(2 * d) if b not in (a, d + a))
+            index.append(np.expand_dims(at, others))
+        return x.at[:, *index].get(mode="promise_in_bounds")
+
     def layout(self) -> Layout:
-        """Patch features run over `(channel, *window)`, output channels over `(group, channel)`."""
+        """Patch features run over `(*window, channel)`, output channels over `(group, channel)`."""
         c, window = self.conv, self.window
         cin, cout = self.shape[c.rhs_spec[1]], self.shape[c.rhs_spec[0]]
         inverse = [c.rhs_spec.index(a) for a in range(len(self.shape))]
 
         def to_leaf(M: jax.Array) -> jax.Array:
-            M = M.reshape(M.shape[0], c.groups, cin, *window, cout // c.groups)
-            M = jnp.moveaxis(M, -1, 2).reshape(M.shape[0], cout, cin, *window)
+            M = M.reshape(M.shape[0], c.groups, *window, cin, cout // c.groups)
+            M = jnp.moveaxis(M, (-1, -2), (2, 3)).reshape(M.shape[0], cout, cin, *window)
             return jnp.transpose(M, (0, *(1 + a for a in inverse)))
 
         return Layout(("conv", c.rhs_spec, c.groups, self.shape), to_leaf)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-from jax import lax
 
 from .. import _jaxpr
 from .base import Factor, Kind, Materialised, materialise
-from .dense import Dense
+from .dense import Dense, cut
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Part:
     def factor(self, record: Any, cotangents: list[jax.Array]) -> Factor:
         """The Jacobian, and of that the part."""
         J = materialise(self.kind.factor(record, cotangents))
-        starts, limits = zip(*self.place, strict=True)
-        return Materialised(lax.slice(J, (0, *starts), (len(J), *limits)))
+        return Materialised(cut(J, range(1, J.ndim), self.place))
 
 
 def part_of(kind: Kind, place: _jaxpr.Place | None) -> Kind:

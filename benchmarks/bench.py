@@ -1,0 +1,232 @@
+"""Tangax and its peers on the same work, in turn: RESULTS.md, results.json, results.png.
+
+    python bench.py                 every row
+    python bench.py --only gpt      those whose name contains a word; written only with --write
+
+A method is prepared (compiled, run once, its kernel compared with Tangax's) and then run in turn
+with all others: A B C A B C. What would need more memory than there is, or takes too long, is left
+out, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+from environments import HERE, PEERS, made, python_of
+from tqdm import tqdm
+from workloads import WORKLOADS, Workload
+
+# Seconds for a first call; for all warm runs of a method; of rounds there are as many.
+LIMIT, ENOUGH, ROUNDS = 45.0, 2.0, 9
+# A method this many times slower than Tangax is run once more, no more.
+HOPELESS = 4
+# Of a kernel's largest entry.
+TOLERANCE = 1e-3
+# First calls, each anew, of the methods whose time to compile is compared.
+COMPILED = {("tangax", "auto"), ("neural_tangents", "structured")}
+
+
+class Worker:
+    """A peer's process, which is started again after it was killed for taking too long."""
+
+    def __init__(self, peer: str, errors: Path) -> None:
+        self.peer, self.errors = peer, errors
+        self.pipes: Any = None
+        self.versions = self.start()
+
+    def start(self) -> dict[str, str]:
+        """Its versions."""
+        env = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self.pipes = subprocess.Popen(
+            [python_of(PEERS[self.peer]), HERE / "worker.py", self.peer],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors.open("a"),
+            text=True,
+            env=env,
+        )
+        answer = self.pipes.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"The {self.peer} worker did not start:\n{self.errors.read_text()}")
+        return json.loads(answer)["versions"]
+
+    def ask(self, limit: float = 600.0, **request: Any) -> dict[str, Any]:
+        """The answer, or `{"error": ...}`."""
+        if self.pipes.poll() is not None:
+            self.start()
+        timer = threading.Timer(limit, self.pipes.kill)
+        timer.start()
+        try:
+            self.pipes.stdin.write(json.dumps(request) + "\n")
+            self.pipes.stdin.flush()
+            answer = self.pipes.stdout.readline()
+        finally:
+            late = not timer.is_alive()
+            timer.cancel()
+        if not answer:
+            self.pipes.wait()
+            return {"error": f"> {limit:.0f} s" if late else "the process died (memory?)"}
+        return json.loads(answer)["answer"]
+
+    def stop(self) -> None:
+        """End it."""
+        self.pipes.kill()
+
+
+def too_much(work: Workload, method: str, size: int, free: float, seconds: float) -> str | None:
+    """Why a method is not tried: whole Jacobians that do not fit, or passes that take too long.
+
+    `seconds`: of the forward passes of all examples at the rate of a matrix product.
+    """
+    n, m = work.n, work.m or work.n
+    if work.degree or method not in ("jacobian", "vector products"):
+        return None
+    jacobians = 4 * (n + (work.m or 0)) * work.outputs * size
+    if 2 * jacobians > free:
+        return f"Jacobians of {jacobians / 1e9:.0f} GB"
+    passes = 2 * n * m * work.outputs * seconds / (n + (work.m or 0))
+    if method == "vector products" and passes > LIMIT:
+        return f"> {passes:.0f} s by count"
+    return None
+
+
+def measure(
+    work: Workload, workers: dict[str, Worker], free: float, seconds: float
+) -> dict[str, Any]:
+    """Every method of every peer on one row, Tangax's first; and the stages of that."""
+    rows: list[dict[str, Any]] = []
+    reference: Any = None
+    auto = 0.0
+    size = int(workers["tangax"].ask(do="size", work=work.name)["size"])
+    with tempfile.TemporaryDirectory() as folder:
+        to = f"{folder}/kernel.npy"
+        for peer, worker in workers.items():
+            for method in worker.ask(do="methods", work=work.name)["methods"]:
+                row: dict[str, Any] = {"peer": peer, "method": method, "runs": [], "compiles": []}
+                rows.append(row)
+                why = too_much(work, method, size, free, seconds)
+                if why:
+                    row["error"] = why
+                    continue
+                row |= worker.ask(LIMIT, do="prepare", work=work.name, method=method, to=to)
+                if "error" in row:
+                    continue
+                kernel = np.load(to)
+                reference = kernel if reference is None else reference
+                auto = auto or row["first"]
+                error = np.abs(kernel - reference).max() / np.abs(reference).max()
+                row["deviation"] = float(error)
+                if not error < TOLERANCE:
+                    row["error"] = f"differs by {error:.0e}"
+    for turn in range(ROUNDS):
+        for row in rows:
+            spent, once = sum(row["runs"]), row.get("first", 0) > HOPELESS * auto
+            if "error" in row or (turn and (once or spent > ENOUGH)):
+                continue
+            answer = workers[row["peer"]].ask(do="run", work=work.name, method=row["method"])
+            if "error" in answer:
+                row |= answer
+            row["runs"] += answer.get("runs", [])
+    for turn in range(3):
+        for row in rows:
+            compared = (row["peer"], row["method"]) in COMPILED and not work.degree
+            if compared and "error" not in row and (turn == 0 or row["compile"] < 15):
+                request = {"do": "compile", "work": work.name, "method": row["method"]}
+                row["compiles"].append(workers[row["peer"]].ask(**request)["compile"])
+    for row in rows:
+        if row["runs"]:
+            row["seconds"] = statistics.median(row["runs"])
+    stages = workers["tangax"].ask(LIMIT, do="stages", work=work.name)
+    for worker in workers.values():
+        worker.ask(do="drop")
+    return {"methods": rows, "stages": stages}
+
+
+def floors(names: list[str]) -> dict[str, Any]:
+    """Rates of this machine now, and the floor of every row."""
+    run = subprocess.run(
+        [python_of("tangax"), HERE / "floor.py", *names],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def free_memory() -> float:
+    """Bytes."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def processor() -> str:
+    """Its name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Measure, then write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--write", action="store_true", help="write the files all the same")
+    options = parser.parse_args()
+    names = [name for name in WORKLOADS if options.only in name]
+    if not names:
+        parser.error(f"no row contains {options.only!r}; there are: {', '.join(WORKLOADS)}")
+    start = time.time()
+    missing: dict[str, str] = {}
+    for name in tqdm(sorted(set(PEERS.values())), desc="environments", leave=False):
+        try:
+            made(name)
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            if name == "tangax":
+                raise
+            missing |= {peer: str(error) for peer, where in PEERS.items() if where == name}
+    with tempfile.TemporaryDirectory() as folder:
+        workers = {p: Worker(p, Path(folder, p)) for p in PEERS if p not in missing}
+        free = free_memory()
+        first = floors(names)
+        results: dict[str, Any] = {
+            "date": datetime.date.today().isoformat(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            "versions": {peer: worker.versions for peer, worker in workers.items()},
+            "missing": missing,
+            "rates": first["rates"],
+            "rows": {},
+        }
+        progress = tqdm(names, unit="row")
+        for name in progress:
+            progress.set_postfix_str(name)
+            floor = first["rows"][name]
+            forward = floor["forward"] / first["rates"]["macs"]
+            found = measure(WORKLOADS[name], workers, free, forward) | {"floor": floor}
+            tqdm.write(report.line(WORKLOADS[name], found["methods"], floor))
+            results["rows"][name] = found
+            results["minutes"] = (time.time() - start) / 60
+            if not options.only or options.write:  # every time: a run that is stopped has told
+                report.write(results, HERE)
+        for worker in workers.values():
+            worker.stop()
+
+
+if __name__ == "__main__":
+    main()

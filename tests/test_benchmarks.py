@@ -1,0 +1,108 @@
+"""The benchmark measures what it says: its networks, its methods, and what it writes."""
+
+import json
+from dataclasses import replace
+
+import floor
+import gpu
+import jax
+import networks
+import numpy as np
+import on_jax
+import peer_jax
+import pytest
+import report
+from workloads import WORKLOADS, Workload
+
+import tangax as nt
+
+
+def test_the_two_resnets_are_one():
+    pytest.importorskip("flax")
+    x = networks.inputs("resnet18", 1, 0)[:, :8, :8]
+    (f, params), (g, same) = networks.resnet18(3), networks.resnet18_plain(3)
+    np.testing.assert_allclose(f(params, x), g(same, x), rtol=1e-5)
+
+
+def small(traced, m=None):
+    return Workload("small", "rnn", 2, 2, m, traced)
+
+
+@pytest.mark.parametrize("work", [small(True), small(False, 1)], ids=lambda w: w.shape)
+def test_peers_compute_the_same_kernel(work, monkeypatch):
+    short = networks.inputs("rnn", 2, 0)[:, :3]
+    monkeypatch.setattr(networks, "inputs", lambda model, n, seed: short[:n] + seed)
+    monkeypatch.setitem(networks.MODELS, "rnn", lambda outputs: networks.rnn(outputs, 64, 8))
+    on_jax.arguments.cache_clear()
+    f, params, x1, x2 = on_jax.arguments(work)
+    expected = nt.empirical_ntk_fn(f, on_jax.trace_axes(work), vmap_axes=0)(x1, x2, params)
+    for make in peer_jax.methods(work).values():
+        np.testing.assert_allclose(make()(), expected, rtol=1e-4, atol=1e-4)
+    on_jax.arguments.cache_clear()
+
+
+def test_a_floor_is_that_of_the_slower_resource():
+    rate = {"macs": 10.0, "bytes": 100.0}
+    assert floor.floor({"forward": 20, "contraction": 10, "bytes": 200}, rate) == 3
+    assert floor.floor({"forward": 1, "bytes": 200}, rate) == 2
+
+
+def method(peer, name, seconds, compiles=()):
+    return {"peer": peer, "method": name, "runs": [seconds] * 3, "seconds": seconds} | (
+        {"compiles": list(compiles)} if compiles else {}
+    )
+
+
+def test_what_is_short_is_said():
+    work = replace(WORKLOADS["cnn 5x20 full"], goal=2, share=0.9, first=0.5)
+    rows = [
+        method("tangax", "auto", 1.0, (1, 1, 1)),
+        method("tangax", "structured", 0.9),
+        method("neural_tangents", "structured", 1.5, (1.5, 1.5, 1.5)),
+        {"peer": "jax", "method": "jacobian", "runs": [], "error": "> 60 s"},
+    ]
+    figures = report.judged(work, rows, {"seconds": 0.5})
+    assert (figures["best"], figures["speedup"], figures["share"]) == ("NT 3", 1.5, 0.5)
+    short = report.shortfalls(work, figures)
+    assert len(short) == 4 and "1.50 x the best peer, not 2" in short[0]
+    met = replace(work, goal=1.5, share=0.5, first=0.7)
+    assert not report.shortfalls(met, figures | {"choice": 1})
+
+
+def test_results_are_written(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [method("tangax", "auto", 1.0), method("torch", "jacobian", 2.0)]
+    results = {
+        "date": "a day",
+        "processor": "a processor",
+        "cores": 2,
+        "memory": 2**34,
+        "versions": {"tangax": {"tangax": nt.__version__, "jax": jax.__version__}},
+        "missing": {"netket": "no such thing"},
+        "rates": {"macs": 1e10, "bytes": 1e10},
+        "minutes": 1.0,
+        "rows": {
+            "cnn 5x20 full": {
+                "methods": rows,
+                "stages": {"forward": 0.1, "factors": 0.5},
+                "floor": {"seconds": 0.6, "forward": 1e9, "backward": 3e9, "contraction": 2e9},
+            }
+        },
+    }
+    report.write(results, tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "**2.00x**" in text and "no such thing" in text
+    assert "| 0.1 (0.1) | 0.4 (0.3) | 0.5 (0.2) | 1 |" in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table[:3]}) == 1
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert (tmp_path / "results.png").stat().st_size > 10_000
+
+
+def test_a_kernel_in_blocks_is_the_kernel():
+    f, params = networks.rnn(1, 64, 8)
+    x1, x2 = networks.inputs("rnn", 3, 0)[:, :3], networks.inputs("rnn", 2, 1)[:, :3]
+    ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=0)
+    expected = ntk_fn(x1, x2, params)
+    found = gpu.in_blocks(ntk_fn, x1, x2, params, 2, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
