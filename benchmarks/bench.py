@@ -30,9 +30,13 @@ from tqdm import tqdm
 from workloads import WORKLOADS, Workload
 
 # Seconds for a first call; for all warm runs of a method; of rounds there are as many.
-LIMIT, ENOUGH, ROUNDS = 45.0, 2.0, 9
-# A method this many times slower than Tangax is run once more, no more.
-HOPELESS = 4
+LIMIT, ENOUGH, ROUNDS = 30.0, 2.0, 9
+# The limit for methods whose time to compile is compared.
+PATIENCE = 90.0
+# A method whose first run, compiled before, is this many times Tangax's is not run again.
+HOPELESS = 3
+# Seconds: what takes longer to compile is compiled once.
+LONG = 4.0
 # Of a kernel's largest entry.
 TOLERANCE = 1e-3
 # First calls, each anew, of the methods whose time to compile is compared.
@@ -98,7 +102,7 @@ def too_much(work: Workload, method: str, size: int, free: float, seconds: float
     if 2 * jacobians > free:
         return f"Jacobians of {jacobians / 1e9:.0f} GB"
     passes = 2 * n * m * work.outputs * seconds / (n + (work.m or 0))
-    if method == "vector products" and passes > LIMIT:
+    if method == "vector products" and passes > LIMIT / 3:
         return f"> {passes:.0f} s by count"
     return None
 
@@ -107,52 +111,72 @@ def measure(
     work: Workload, workers: dict[str, Worker], free: float, seconds: float
 ) -> dict[str, Any]:
     """Every method of every peer on one row, Tangax's first; and the stages of that."""
-    rows: list[dict[str, Any]] = []
-    reference: Any = None
-    auto = 0.0
     size = int(workers["tangax"].ask(do="size", work=work.name)["size"])
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         to = f"{folder}/kernel.npy"
         for peer, worker in workers.items():
             for method in worker.ask(do="methods", work=work.name)["methods"]:
                 row: dict[str, Any] = {"peer": peer, "method": method, "runs": [], "compiles": []}
-                rows.append(row)
                 why = too_much(work, method, size, free, seconds)
-                if why:
-                    row["error"] = why
-                    continue
-                row |= worker.ask(LIMIT, do="prepare", work=work.name, method=method, to=to)
-                if "error" in row:
-                    continue
-                kernel = np.load(to)
-                reference = kernel if reference is None else reference
-                auto = auto or row["first"]
-                error = np.abs(kernel - reference).max() / np.abs(reference).max()
-                row["deviation"] = float(error)
-                if not error < TOLERANCE:
-                    row["error"] = f"differs by {error:.0e}"
-    for turn in range(ROUNDS):
-        for row in rows:
-            spent, once = sum(row["runs"]), row.get("first", 0) > HOPELESS * auto
-            if "error" in row or (turn and (once or spent > ENOUGH)):
-                continue
-            answer = workers[row["peer"]].ask(do="run", work=work.name, method=row["method"])
-            if "error" in answer:
-                row |= answer
-            row["runs"] += answer.get("runs", [])
-    for turn in range(3):
-        for row in rows:
-            compared = (row["peer"], row["method"]) in COMPILED and not work.degree
-            if compared and "error" not in row and (turn == 0 or row["compile"] < 15):
-                request = {"do": "compile", "work": work.name, "method": row["method"]}
-                row["compiles"].append(workers[row["peer"]].ask(**request)["compile"])
-    for row in rows:
-        if row["runs"]:
-            row["seconds"] = statistics.median(row["runs"])
+                row |= {"error": why} if why else prepared(row, worker, work, to)
+                rows.append(row)
+                if "error" not in row:
+                    check(row, rows[0], np.load(to))
+    run(rows, workers, work)
+    if not work.degree:
+        compile_anew(rows, workers, work)
     stages = workers["tangax"].ask(LIMIT, do="stages", work=work.name)
+    for row in rows:
+        row.pop("kernel", None)
     for worker in workers.values():
         worker.ask(do="drop")
     return {"methods": rows, "stages": stages}
+
+
+def prepared(row: dict[str, Any], worker: Worker, work: Workload, to: str) -> dict[str, Any]:
+    """Times of compiling and of the first run; the kernel is in the file `to`."""
+    limit = PATIENCE if (row["peer"], row["method"]) in COMPILED else LIMIT
+    return worker.ask(limit, do="prepare", work=work.name, method=row["method"], to=to)
+
+
+def check(row: dict[str, Any], ours: dict[str, Any], kernel: np.ndarray) -> None:
+    """Compare a kernel with Tangax's; note what is too slow to be run again."""
+    row["kernel"] = kernel
+    reference = ours["kernel"]
+    row["deviation"] = float(np.abs(kernel - reference).max() / np.abs(reference).max())
+    if not row["deviation"] < TOLERANCE:
+        row["error"] = f"differs by {row['deviation']:.0e}"
+    elif row["first"] > HOPELESS * max(ours["first"], 0.1):
+        row["runs"] = [row["first"]]
+
+
+def run(rows: list[dict[str, Any]], workers: dict[str, Worker], work: Workload) -> None:
+    """Warm runs of all methods in turn."""
+    running = [row for row in rows if "error" not in row and not row["runs"]]
+    for _ in range(ROUNDS):
+        for row in running:
+            if sum(row["runs"]) < ENOUGH and "error" not in row:
+                answer = workers[row["peer"]].ask(do="run", work=work.name, method=row["method"])
+                row["runs"] += answer.pop("runs", [])
+                row |= answer
+    for row in rows:
+        if row["runs"]:
+            row["seconds"] = statistics.median(row["runs"])
+
+
+def compile_anew(rows: list[dict[str, Any]], workers: dict[str, Worker], work: Workload) -> None:
+    """First calls in turn, of the methods whose time to compile is compared."""
+    compared = [
+        row for row in rows if (row["peer"], row["method"]) in COMPILED and "error" not in row
+    ]
+    quick = [row for row in compared if row["compile"] <= LONG]
+    for row in compared:
+        row["compiles"] = [] if row in quick else [row["compile"]]
+    for _ in range(3):
+        for row in quick:
+            request = {"do": "compile", "work": work.name, "method": row["method"]}
+            row["compiles"].append(workers[row["peer"]].ask(**request)["compile"])
 
 
 def floors(names: list[str]) -> dict[str, Any]:

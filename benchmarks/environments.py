@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -58,10 +59,10 @@ def made(name: str) -> Path:
     """The interpreter of an environment, which is made if it is not there as it should be."""
     wanted = ENVIRONMENTS[name]
     folder = python_of(name).parent.parent
-    done, text = folder / ".done", "\n".join(wanted.requirements)
+    base = found(wanted.pythons)
+    done, text = folder / ".done", "\n".join((base, *wanted.requirements))
     if done.exists() and done.read_text() == text:
         return python_of(name)
-    base = found(wanted.pythons)
     shutil.rmtree(folder, ignore_errors=True)
     run = [base, "-m", "venv", "--without-pip", str(folder)]
     subprocess.run(run, check=True)
@@ -86,8 +87,11 @@ def found(minors: tuple[str, ...]) -> str:
 
 
 def candidates(minor: str) -> Iterator[str]:
-    """Where a Python of a version may be: running, on the PATH, or under pyenv."""
-    yield from (sys.executable, f"python{minor}")
+    """Where a Python of a version may be: running, on the PATH, or under pyenv.
+
+    Not the running environment's own link: what is made from that breaks when that is made anew.
+    """
+    yield from (os.path.realpath(sys.executable), f"python{minor}")
     pyenv = shutil.which("pyenv")
     if pyenv:
         listed = subprocess.run([pyenv, "versions", "--bare"], capture_output=True, text=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from workloads import WORKLOADS, Workload
@@ -72,7 +73,7 @@ def judged(work: Workload, rows: Sequence[Row], floor: dict[str, Any]) -> dict[s
         found["batched"] = batched[0]["seconds"] / auto["seconds"]
     third = [r for r in rows if title(r) == "NT 3" and r.get("compiles")]
     if third and auto.get("compiles"):
-        found["first"] = sorted(auto["compiles"])[1] / sorted(third[0]["compiles"])[-2:][0]
+        found["first"] = median(auto["compiles"]) / median(third[0]["compiles"])
     return found
 
 
@@ -210,9 +211,9 @@ def compiles(results: dict[str, Any]) -> list[str]:
         third = [r for r in entry["methods"] if title(r) == "NT 3"]
         if not auto.get("compiles"):
             continue
-        mine = sorted(auto["compiles"])[len(auto["compiles"]) // 2]
+        mine = median(auto["compiles"])
         if third and third[0].get("compiles"):
-            theirs = sorted(third[0]["compiles"])[len(third[0]["compiles"]) // 2]
+            theirs = median(third[0]["compiles"])
             lines.append(f"| {name} | {mine:.2f} | {theirs:.2f} | {mine / theirs:.2f} |")
         else:
             why = third[0].get("error", "-") if third else "-"

@@ -70,9 +70,7 @@ class Peer:
 
     def run(self, work: str, method: str) -> dict[str, list[float]]:
         """Warm runs: one, or as many as pass in a moment."""
-        if (
-            method not in self.ready
-        ):  # this process replaces one that was killed over another method
+        if method not in self.ready:  # this process replaces one that was killed
             self.ready[method] = self.module.methods(WORKLOADS[work])[method]()
             self.ready[method]()
         runs: list[float] = []
@@ -103,6 +101,14 @@ class Peer:
         return {}
 
 
+def said(error: Exception) -> str:
+    """A line that fits a table."""
+    text = f"{type(error).__name__}: {error}"
+    if any(word in text.lower() for word in ("out of memory", "allocate", "resource_exhausted")):
+        return "not enough memory"
+    return text.splitlines()[0][:80]
+
+
 def main() -> None:
     """Answer until the driver closes the pipe; what a library prints goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
@@ -114,7 +120,7 @@ def main() -> None:
         try:
             answer = getattr(peer, request.pop("do"))(**request)
         except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+            answer = {"error": said(error)}
         print(json.dumps({"answer": answer}), file=answers, flush=True)
 
 

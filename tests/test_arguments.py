@@ -481,6 +481,17 @@ def test_well_behaved_functions_pass(dtype):
     nt.empirical_ntk_fn(jax.jit(attention), vmap_axes=0)(x, None, params)
 
 
+def test_rounding_to_short_floats_inside_is_no_mixing():
+    """Sums of two examples may be ordered otherwise than those of one."""
+
+    def f(w, x):
+        noise = 1 + 1e-3 * jnp.arange(x.shape[0], dtype=jnp.float32)[:, None]
+        return ((x @ w).astype(jnp.bfloat16) * noise.astype(jnp.bfloat16)).astype(jnp.float64)
+
+    w, x = uniform(0, 4, 3), uniform(1, 2, 4)
+    assert nt.empirical_ntk_fn(f, vmap_axes=0)(x, None, w).shape == (2, 2)
+
+
 def test_cancellation_is_no_mixing():
     @jax.jit
     def f(params, x):

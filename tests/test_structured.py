@@ -42,7 +42,7 @@ def test_explain_takes_shapes_and_says_where_parameters_enter():
     assert rows["params['w1']"].factors == "A[1, 1, 5] G[3, 1, 1, 7]"
     assert rows["params['b']"].factors == "J[3, 7]"
     assert plan.forward == (4 + 3) * (5 * 7 + 7 * 3)
-    assert plan.backward == 3 * plan.forward
+    assert plan.backward == 3 * (4 + 3) * 7 * 3  # from the outputs to the hidden layer
     assert plan.seconds(1e9) == pytest.approx(2e-9 * plan.multiply_adds)
     for word in ("params['w2']", "dense", "gram", "multiply-adds: forward"):
         assert word in str(plan)

@@ -166,8 +166,9 @@ class NtkFn:
           groups or layers, `i` inputs, `j` units, `o` outputs. `J[o, p]` is the Jacobian
           itself: where that is as small, or where sites of several kinds overlap in the leaf.
         - order: "materialise" multiplies `A` and `G` out to Jacobians, "gram" contracts `A` with
-          `A` and `G` with `G`, "first" and "second" multiply one side out; then the number of
-          examples of x1 and of x2 taken at a time.
+          `A` and `G` with `G`, "gram first" and "gram second" `A` with `A`, then with one `G` after
+          the other, "first" and "second" multiply one side out; then the number of examples of x1
+          and of x2 taken at a time.
         - MACs: multiply-adds. largest: entries of the intermediates that stand beside each other.
 
         Below them the blocks in which outputs are taken, if they do not fit at once, with the

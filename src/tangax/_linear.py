@@ -190,6 +190,11 @@ class Linear:
             for y, axis in zip(self.outputs, self.meta.out_axes, strict=True)
         ]
 
+    def cotangents(self) -> list[jax.ShapeDtypeStruct]:
+        """The shapes that `pullback` takes."""
+        n = () if self.n is None else (self.n,)
+        return [jax.ShapeDtypeStruct((*n, *y.shape), y.dtype) for y in self._examples()]
+
     def _taken(self, cotangents: list[jax.Array]) -> ByLeaf:
         """The factors for cotangents `[o, *output.shape]` of one example, the same for all."""
         n = () if self.n is None else (self.n,)

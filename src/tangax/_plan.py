@@ -155,7 +155,8 @@ def make_plan(
     outputs = plan_outputs(first, second, every, memory, factored=factored)
     sites = list(describe(first.program)) if isinstance(first, Linear) else []
     by_leaf = pairs_by_leaf(first, second)
-    sides = [flops(first), flops(second)]
+    sides = [first] if pair.same else [first, second]
+    one = [backward_flops(source) for source in (first, second)]
     rows, blocks = [], []
     backward = result = 0
     for a, (name, frame, output) in enumerate(zip(pair.names, every, outputs, strict=True)):
@@ -169,19 +170,26 @@ def make_plan(
                 rows.append(row(*where, shapes, next(costs), output.pairs))
         sizes, runs = zip(*((block.size, block.runs) for block in output.blocks), strict=True)
         blocks.append(Blocks(label, sizes, runs, output.passes))
-        backward += sum(p * one for p, one in zip(output.passes, sides, strict=True))
+        backward += sum(p * each for p, each in zip(output.passes, one, strict=True))
         kernel = frame.kernel_shape(output.d.count, output.o.count, output.q.count)
         result += math.prod(kernel) * result_dtype(first, second, a).itemsize
     held = max((output.held for output in outputs), default=0)
-    forward = sides[0] if pair.same else sum(sides)
+    forward = sum(map(forward_flops, sides))
     return Plan(tuple(rows), tuple(blocks), forward, backward, memory, held, arguments, result)
 
 
-def flops(source: Source) -> int:
+def forward_flops(source: Source) -> int:
     """Multiply-adds of one evaluation of `f` on all examples of a side."""
     if not isinstance(source, Linear):
         return 0
     return _jaxpr.multiply_adds(source.program.jaxpr) * (source.n or 1)
+
+
+def backward_flops(source: Source) -> int:
+    """Multiply-adds of one backward pass, from an output of every example to all sites."""
+    if not isinstance(source, Linear) or not source.meta.shapes:
+        return 0
+    return _jaxpr.multiply_adds(_jaxpr.trace(source.pullback, source.cotangents()))
 
 
 def row(

@@ -76,7 +76,8 @@ def run(
         elif isinstance(action, Loop):
             results, record = _run_loop(action, values, known, tap)
         else:
-            results = _jaxpr.bind(eqn, values)
+            evaluate = _jaxpr.evaluate if isinstance(action, Site) else _jaxpr.bind
+            results = evaluate(eqn, values)
         if isinstance(action, Site):
             results = _tapped(action, results, tap)
             record = _record(action, values, known)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import _jaxpr
 from ._axes import Axes, KernelAxes, VmapAxes, batch_axes, kernel_axes, split_vmap_axes
 from ._trees import (
     Params,
@@ -310,6 +311,7 @@ def check_examples_are_independent(side: Side, leaves: list[jax.Array], names: l
         return [jnp.take(d, np.array(where), a) for d, a in zip(side.data, side.axes, strict=True)]
 
     ends = [0, first_other(side)]
+    eps = _jaxpr.epsilon(_jaxpr.trace(side.batch, leaves, side.data))
     with jax.default_matmul_precision("highest"):
         for at in (leaves, moved(leaves)):
             together = side.batch(at, take(ends))
@@ -318,7 +320,7 @@ def check_examples_are_independent(side: Side, leaves: list[jax.Array], names: l
                 axis = side.out_axes[i]
                 assert axis is not None  # check_batched_outputs
                 separate = jnp.concatenate([a[i] for a in apart], axis)
-                if together[i].shape != separate.shape or not is_close(together[i], separate):
+                if together[i].shape != separate.shape or not is_close(together[i], separate, eps):
                     raise ValueError(MIXED.format(name))
 
 
@@ -347,15 +349,18 @@ def moved(leaves: list[jax.Array]) -> list[jax.Array]:
     return [w + jnp.asarray(0.1 * rng.standard_normal(w.shape), w.dtype) for w in leaves]
 
 
-def is_close(a: jax.Array, b: jax.Array) -> bool:
-    """Equal up to rounding: to the root of the precision, relative to the largest entry."""
+def is_close(a: jax.Array, b: jax.Array, eps: float) -> bool:
+    """Equal up to rounding: to the root of the precision, relative to the largest entry.
+
+    `eps`: of the shortest floating-point numbers on the way.
+    """
     if not is_concrete((a, b)) or not a.size:
         return True
     a64, b64 = np.asarray(a, np.float64), np.asarray(b, np.float64)
     finite = np.isfinite(a64) & np.isfinite(b64)
     scale = np.max(np.abs(a64), where=finite, initial=0.0)
     floating = jnp.issubdtype(a.dtype, jnp.floating)
-    tolerance = float(jnp.finfo(a.dtype).eps) ** 0.5 * scale if floating else 0.0
+    tolerance = eps**0.5 * scale if floating else 0.0
     with np.errstate(invalid="ignore"):
         differs = np.abs(a64 - b64) > tolerance
     return not np.any(differs & finite) and bool(np.all(np.isfinite(a64) == np.isfinite(b64)))

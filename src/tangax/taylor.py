@@ -12,9 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import jet
 
-from . import _jaxpr
+from . import _series
 from ._axes import is_int
 from ._modes import pushforward
 from ._trees import (
@@ -80,8 +79,13 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
             than `params`, naming the leaf.
         TypeError: complex parameters or outputs; no floating-point parameter.
 
-    Cost: with `jax.experimental.jet` about `degree^2 / 2` times the time of `f`; where the function
-    does not allow it (relu, scan, checkpoint), nested forward mode, `2^degree` times.
+    The rule of a `custom_jvp` or `custom_vjp` is its derivative at every order, also where it is
+    not that of its value (a straight-through estimator).
+
+    Cost: all derivatives in one pass. Products with parameters take `2 degree + 1` times the
+    multiply-adds of `f` and read each parameter twice; products of two values that both depend on
+    parameters, and nonlinear equations, `degree^2 / 2` times. An equation that has no rule for all
+    orders (a `cond`) is differentiated `degree` times, at `2^degree` times its time.
 
     Source: Griewank and Walther, "Evaluating Derivatives" (2008), chapter 13; Dyer and Gur-Ari,
     "Asymptotics of Wide Networks from Feynman Diagrams" (2020), for the use.
@@ -115,10 +119,13 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
         assert treedef is not None
         return treedef.unflatten(
             [
-                sum((d / math.factorial(k) for k, d in enumerate(ds[1:], 1)), start=ds[0])
+                sum(
+                    (d / math.factorial(k) for k, d in enumerate(ds[1:], 1) if d is not None),
+                    start=ds[0],
+                )
                 if jnp.issubdtype(ds[0].dtype, jnp.floating)
                 else ds[0]
-                for ds in zip(*terms, strict=True)
+                for ds in terms
             ]
         )
 
@@ -143,46 +150,9 @@ def difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
 
 def derivatives(
     f: Callable[..., list[jax.Array]], leaves: Any, direction: Any, degree: int
-) -> list[list[jax.Array]]:
-    """The derivatives of orders `0 ... degree` of `f` at `leaves` along `direction`."""
-    if degree < 2:
-        return nested_derivatives(f, leaves, direction, degree)
-    jaxpr = _jaxpr.trace(f, leaves)  # an exception of f itself comes from here
-    floating = all(jnp.issubdtype(_jaxpr.shape_dtype(y).dtype, jnp.floating) for y in jaxpr.outvars)
-    if not floating or _jaxpr.misleads_jet(jaxpr):
-        return nested_derivatives(f, leaves, direction, degree)
-    try:
-        return jet_derivatives(f, leaves, direction, degree)
-    except Exception:  # jet refuses in many ways: missing rules, custom_jvp, scan, checkpoint
-        return nested_derivatives(f, leaves, direction, degree)
-
-
-def jet_derivatives(
-    f: Callable[..., list[jax.Array]], leaves: Any, direction: Any, degree: int
-) -> list[list[jax.Array]]:
-    """Derivatives by Taylor-mode automatic differentiation."""
-    series = [[d, *(jnp.zeros_like(d) for _ in range(degree - 1))] for d in direction]
-    primal, higher = jet.jet(lambda *w: f(list(w)), tuple(leaves), tuple(series))
-    return [primal, *([ds[k] for ds in higher] for k in range(degree))]
-
-
-def nested_derivatives(
-    f: Callable[..., list[jax.Array]], leaves: Any, direction: Any, degree: int
-) -> list[list[jax.Array]]:
-    """Derivatives by forward mode inside forward mode."""
-
-    def push(g: Callable[..., list[list[jax.Array]]]) -> Callable[..., list[list[jax.Array]]]:
-        def pushed(w: Any) -> list[list[jax.Array]]:
-            terms, tangents = pushforward(g, w, direction)
-            last = [
-                t if jnp.issubdtype(t.dtype, jnp.floating) else jnp.zeros_like(y)
-                for y, t in zip(terms[-1], tangents[-1], strict=True)
-            ]
-            return [*terms, last]
-
-        return pushed
-
-    g: Callable[..., list[list[jax.Array]]] = lambda w: [f(w)]  # noqa: E731
-    for _ in range(degree):
-        g = push(g)
-    return g(leaves)
+) -> list[_series.Series]:
+    """The derivatives of orders `0 ... degree` of every output; `None` where one is zero."""
+    if degree == 1:
+        outputs, tangents = pushforward(f, leaves, direction)
+        return [list(terms) for terms in zip(outputs, tangents, strict=True)]
+    return _series.derivatives(f, leaves, direction, degree)
