@@ -116,15 +116,26 @@ def test_blocks_of_one_side_leave_out_what_is_below_the_diagonal():
         assert block.passes[1] == pytest.approx(share * block.runs[2] * 1000, rel=0.15)
 
 
-def test_tiles_of_one_side_leave_out_what_is_below_the_diagonal():
-    params, x = mlp_params(256, 256, 4), normal(0, 128, 256, dtype="float32")
-    ntk_fn = nt.empirical_ntk_fn(mlp, (), vmap_axes=0)
+def pooled(params, x):
+    (w1, b), (w2, _) = params
+    return jnp.tanh(x @ w1 + b).mean(1) @ w2
+
+
+@pytest.mark.parametrize(
+    "f, widths, shape, leaf, order",
+    [
+        (mlp, (256, 256, 4), (128, 256), "params[1][0]", "gram"),
+        (pooled, (16, 32, 4), (128, 8, 16), "params[0][0]", "materialise"),
+    ],
+)
+def test_tiles_of_one_side_leave_out_what_is_below_the_diagonal(f, widths, shape, leaf, order):
+    params, x = mlp_params(*widths), normal(0, *shape, dtype="float32")
+    ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0)
     both, one = ({row.leaf: row for row in ntk_fn.explain(x, x2, params).rows} for x2 in (x, None))
-    halved = [leaf for leaf, row in one.items() if row.tiles != (128, 128)]
-    assert len(halved) > 1
-    for leaf in halved:
-        assert one[leaf].multiply_adds < 0.8 * both[leaf].multiply_adds
-    expected = nt.empirical_ntk_fn(mlp, (), vmap_axes=0, implementation=1)(x, None, params)
+    assert one[leaf].order == order and one[leaf].tiles != (128, 128)
+    assert one[leaf].multiply_adds < 0.8 * both[leaf].multiply_adds
+    assert one["params[0][1]"].tiles == (128, 128)  # a bias, whose product its weight has too
+    expected = nt.empirical_ntk_fn(f, (), vmap_axes=0, implementation=1)(x, None, params)
     np.testing.assert_allclose(ntk_fn(x, None, params), expected, rtol=1e-4, atol=1e-2)
 
 

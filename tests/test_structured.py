@@ -185,7 +185,7 @@ FRAMES = {
 }
 
 
-def random_factors(seed, hot, n, s, o, k=2, i=4, j=5):
+def random_factors(seed, hot, n, s, o, k=3, i=4, j=5):
     layout = Layout(("test",), lambda M: M)
     G = uniform(seed, n, o, s, k, j)
     if hot:  # with repeated ids, and one that is no row
@@ -205,7 +205,7 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
     ax = KernelAxes(len(shapes[0]), trace, diagonal)
     place = Frame(ax, batch, *shapes)
     f1, f2 = random_factors(0, hot, n, 4, o), random_factors(7, hot, m, 3, o)
-    J1, J2 = (jax.vmap(product)(f).reshape(-1, o, 2 * 4 * 5) for f in (f1, f2))
+    J1, J2 = (jax.vmap(product)(f).reshape(-1, o, 3 * 4 * 5) for f in (f1, f2))
     if batch is None:
         J1, J2 = J1[0], J2[0]
     expected = jnp.einsum(J1, [*ax.first, 99], J2, [*ax.second, 99], ax.result)
@@ -215,7 +215,7 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
         for tiles in ((n, m), (2, 1)) if batch is not None else ((1, 1),):
             if place.joint and tiles != (n, m):
                 tiles = (2, 2)
-            for groups, units in itertools.product((1, 2), (2, 5)):
+            for groups, units in itertools.product((1, 2, 3), (2, 5)):
                 if units < 5 and order != "materialise":
                     continue
                 term = _contract.Term(order, tiles, groups, units)
@@ -227,7 +227,7 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
 
 def test_factors_of_different_layouts_meet_in_the_leaf():
     f1 = random_factors(0, False, 2, 3, 2)
-    J2 = Materialised(uniform(9, 2, 2, 2 * 4 * 5))
+    J2 = Materialised(uniform(9, 2, 2, 3 * 4 * 5))
     place = Frame(KernelAxes(2, (), ()), 0, (2, 2), (2, 2))
     f1, f2 = _contract.unfolded(f1, (1, 1, 2)), _contract.unfolded(J2, (1, 1, 2))
     term = _planner.plan_pair(f1, f2, place, 2**20, factored=True).term

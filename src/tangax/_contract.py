@@ -40,7 +40,7 @@ class Term:
     """How one pair of factors is contracted.
 
     `order`: of the einsum; `tiles`: examples of both sides at a time; `groups`: how many of the
-    axis `k` at a time, a divisor; `units`: how many of `j`, where Jacobians are materialised.
+    axis `k` at a time; `units`: how many of `j`, where Jacobians are materialised.
     """
 
     order: str

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +20,8 @@ import jax.numpy as jnp
 
 from ._factors import Factor, Factored, Materialised, OneHot, alike, groups, product, units
 from ._factors import materialise as in_leaf
-from ._frame import Block, D, Frame, I, J, K, N, O, P, Q, R, S, loop
+from ._frame import Block, D, Frame, N, O, P, Q, R, loop
+from ._gram import rows_product
 
 
 def materialised(
@@ -41,7 +43,7 @@ def materialised(
             return [jnp.einsum(*operands, frame.labels, preferred_element_type=dtype)]
         x = [matrix(jacobian(strip, f2, j, start)) for strip in strips(f1, rows)]
         y = x if half else [matrix(jacobian(f2, f1, j, start))]
-        return [rows_product(a, b, dtype) for c, a in enumerate(x) for b in y[c * half :]]
+        return [batched_product(a, b, dtype) for c, a in enumerate(x) for b in y[c * half :]]
 
     def group(found: list[jax.Array], f1: Factor, f2: Factor) -> list[jax.Array]:
         def step(found: list[jax.Array], start: Any) -> list[jax.Array]:
@@ -63,30 +65,27 @@ def materialised(
 def over_groups(
     body: Callable[[Any, Factor, Factor], Any], carry: Any, f1: Factor, f2: Factor, k: Block
 ) -> Any:
-    """`body(carry, f1, f2)` for some groups `k` after the others; a factor beside itself stays one.
+    """`body(carry, f1, f2)` for some groups `k` after others; a factor beside itself stays one.
 
-    Groups are moved to the front, where the layers of a loop came from: two moves cancel.
+    Those that an earlier step had are zero.
     """
     if k.whole:
         return body(carry, f1, f2)
 
-    def split(factor: Factor) -> tuple[Any, Any]:
+    def some(factor: Factor, start: Any) -> Factor:
         assert isinstance(factor, Factored)
+        part = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=k.size)
+        A = jax.tree.map(lambda x: part(x, axis=2), factor.A)
+        G, fresh = part(factor.G, axis=factor.G.ndim - 2), k.fresh(start)
+        if fresh is not None:
+            G = jnp.where(fresh[:, None], G, 0)
+        return replace(factor, A=A, G=G)
 
-        def front(x: jax.Array, axis: int) -> jax.Array:
-            sizes = (*x.shape[:axis], k.runs, k.size, *x.shape[axis + 1 :])
-            return jnp.moveaxis(x.reshape(sizes), axis, 0)
+    def step(carry: Any, start: Any) -> Any:
+        first = some(f1, start)
+        return body(carry, first, first if f1 is f2 else some(f2, start))
 
-        return jax.tree.map(lambda x: front(x, 2), factor.A), front(factor.G, factor.G.ndim - 2)
-
-    def step(carry: Any, parts: Any) -> tuple[Any, None]:
-        some = [
-            replace(f, A=A, G=G)
-            for f, (A, G) in zip((f1, f2), parts, strict=False)  # pyright: ignore
-        ]
-        return body(carry, some[0], some[-1]), None
-
-    return jax.lax.scan(step, carry, [split(f) for f in ((f1,) if f1 is f2 else (f1, f2))])[0]
+    return loop(step, carry, k.starts)
 
 
 def jacobian(factor: Factor, other: Factor, j: Block, start: Any) -> jax.Array:
@@ -106,9 +105,12 @@ def jacobian(factor: Factor, other: Factor, j: Block, start: Any) -> jax.Array:
 
 def built(factor: Factored) -> jax.Array:
     """`[n, d, r, o, (k, j, i)]`, for one group the order in which a matrix product leaves it."""
+    assert not isinstance(factor.A, OneHot)
     dtype = jnp.promote_types(factor.G.dtype, jnp.float32)
-    G, A = (factor.G, [N, D, R, O, S, K, J]), (factor.A, [N, S, K, I])
-    made = jnp.einsum(*G, *A, [N, D, R, O, K, J, I], preferred_element_type=dtype)
+    # Not an einsum, which would take A first, and then transpose the product.
+    dims = (((4,), (1,)), ((0, 5), (0, 2)))
+    made = jax.lax.dot_general(factor.G, factor.A, dims, preferred_element_type=dtype)
+    made = jnp.moveaxis(made, 1, 4)  # [n, d, r, o, k, j, i]
     return made.reshape(*made.shape[:4], math.prod(made.shape[4:]))
 
 
@@ -127,10 +129,10 @@ def matrix(J: jax.Array) -> jax.Array:
     return jnp.transpose(J, (1, 0, 3, 2, 4)).reshape(d, n * o, r * p)
 
 
-def rows_product(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
+def batched_product(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
     """`[d, x, z], [d, y, z] -> [d, x, y]`."""
     if a.shape[0] == 1:
-        return jnp.matmul(a[0], b[0].T, preferred_element_type=dtype)[None]
+        return rows_product(a[0], b[0], dtype)[None]
     return jnp.einsum("dxz,dyz->dxy", a, b, preferred_element_type=dtype)
 
 

@@ -97,11 +97,12 @@ def fitted(f1: Factor, f2: Factor, frame: Frame, order: str, entries: int) -> li
 def in_pieces(f1: Factor, f2: Factor, frame: Frame, entries: int) -> list[Cost]:
     """Materialised whole, and in pieces that stay in cache.
 
-    Of one side with itself in a few strips of rows.
+    Of one side with itself in a few strips of rows; not where a Jacobian is its cotangent, as of a
+    bias: the Gram order of the weight beside it has the same product, and both are computed once.
     """
     n, k, j = examples(f1), groups(f1), units(f1)
     strips = 1
-    if f1 is f2 and not frame.joint:
+    if f1 is f2 and isinstance(f1, Factored) and not frame.joint:
         strips = max(1, min(4, n, rows(f1) // ROWS))
     tiles = (max(1, -(-n // strips)), examples(f2))
     whole = cost(f1, f2, frame, Term("materialise", tiles, k, j))
