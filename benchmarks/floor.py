@@ -1,7 +1,7 @@
 """What no method can beat on this machine: multiply-adds over the rate of a matrix product.
 
-Of forward and backward passes, and of the contraction that Tangax has chosen; or the bytes that
-must be read, over the rate of a copy. The larger of the two.
+Of forward and backward passes, and of the contraction in the orders that Tangax has chosen; or the
+bytes that must be read and written, over the rate of reading. The larger of the two.
 
     python floor.py 'cnn 5x20 full' ...
 
@@ -39,15 +39,15 @@ def best(run: Callable[[], Any], runs: int) -> float:
 
 
 def rates() -> dict[str, float]:
-    """Multiply-adds a second of a float32 product, bytes a second of a copy, read and written."""
+    """Multiply-adds a second of a float32 product, bytes a second of a sum that reads an array."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((SIZE, SIZE), np.float32))
     with jax.default_matmul_precision("highest"):
         product = jax.jit(jnp.matmul).lower(a, a).compile()
     large = jnp.concatenate([a] * 4)
-    copy = jax.jit(lambda a: a + 1).lower(large).compile()
+    read = jax.jit(jnp.sum).lower(large).compile()
     return {
         "macs": SIZE**3 / best(lambda: product(a, a), 4),
-        "bytes": 2 * large.nbytes / best(lambda: copy(large), 4),
+        "bytes": large.nbytes / best(lambda: read(large), 4),
     }
 
 
@@ -55,18 +55,21 @@ def counted(work: Workload) -> dict[str, int]:
     """Multiply-adds by stage, and bytes of arguments and result."""
     f, params, x1, x2 = on_jax.arguments(work)
     if work.degree:
-        # Of the first product two orders are not zero; of the others each, and all but the lowest
-        # take a second product, with the displacement of the weights.
-        first, *others = [w.size for w in jax.tree.leaves(params) if w.ndim == 2]
-        macs = work.n * (2 * first + (2 * work.degree + 1) * sum(others))
+        # Of a ReLU network the input of layer l has l orders, l = 1, 2, ...; all up to the degree
+        # meet the weight, and all below it the weight's displacement.
+        layers = [w.size for w in jax.tree.leaves(params) if w.ndim == 2]
+        orders = [min(l, work.degree + 1) + min(l, work.degree) for l in range(1, 1 + len(layers))]
+        macs = work.n * sum(map(math.prod, zip(orders, layers, strict=True)))
         size = sum(a.nbytes for a in jax.tree.leaves(params))
         return {"forward": macs, "bytes": 2 * size}
     ntk_fn = nt.empirical_ntk_fn(f, on_jax.trace_axes(work), vmap_axes=0)
     plan = ntk_fn.explain(x1, x2, params)
+    # The product of a bias is often that of its weight's cotangents: not counted.
+    rows = [row for row in plan.rows if {site.kind for site in row.sites} != {"bias"}]
     return {
         "forward": plan.forward,
         "backward": plan.backward,
-        "contraction": plan.contraction,
+        "contraction": sum(row.multiply_adds for row in rows),
         "bytes": plan.arguments + plan.result,
     }
 

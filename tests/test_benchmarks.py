@@ -85,6 +85,7 @@ def test_results_are_written(tmp_path):
             "cnn 5x20 full": {
                 "methods": rows,
                 "stages": {"forward": 0.1, "factors": 0.5},
+                "rates": {"macs": 1e10, "bytes": 1e10},
                 "floor": {"seconds": 0.6, "forward": 1e9, "backward": 3e9, "contraction": 2e9},
             }
         },

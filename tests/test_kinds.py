@@ -1,5 +1,7 @@
 """Where parameters enter, and as what: the kinds of sites, and the axes of their factors."""
 
+import re
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -166,3 +168,53 @@ def test_generic_sites_follow_a_custom_rule():
     assert_equal(kernel, oracles.naive_ntk(f, w, x))
     (row,) = nt.empirical_ntk_fn(f).explain(x, None, w).rows
     assert row.kind == "generic"
+
+
+def two_convolutions(params, x):
+    w, v = params
+    return cases.conv(jnp.tanh(cases.conv(x, w, padding="SAME")), v, (2, 1)).sum((2, 3))
+
+
+def in_a_checkpointed_loop(params, x):
+    block = jax.checkpoint(lambda h, w: jnp.tanh(cases.conv(h, w, padding="SAME")))
+    return jax.lax.scan(lambda h, w: (block(h, w), None), x, params)[0].mean((2, 3))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="done where XLA needs it")
+@pytest.mark.parametrize(
+    "f, shapes, count",
+    [
+        (two_convolutions, ((3, 2, 3, 3), (2, 3, 2, 2)), 3),
+        (in_a_checkpointed_loop, ((2, 2, 2, 3, 3),), 2),
+    ],
+)
+def test_convolutions_and_their_derivatives_run_channels_last(f, shapes, count):
+    params = [uniform(a, *shape) for a, shape in enumerate(shapes)]
+    params = params if len(params) > 1 else params[0]
+    ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0, check_vmap=False)
+    x = uniform(2, 2, 2, 5, 4)
+    traced = str(jax.make_jaxpr(ntk_fn)(x, None, params))
+    layouts = re.findall(r"lhs_spec=(.*?), rhs_spec=(.*?), out_spec=(.*?)\)\n", traced)
+    assert len(layouts) >= count  # every convolution, and its derivative in its input
+    assert set(layouts) == {("(0, 3, 1, 2)", "(3, 2, 0, 1)", "(0, 3, 1, 2)")}
+    assert_equal(ntk_fn(x, None, params), oracles.naive_ntk(f, params, x))
+
+
+@pytest.mark.parametrize("name", ["cnn", "conv_everything", "scan_conv_layers"])
+def test_kernels_of_convolutions_have_all_derivatives(name):
+    case = cases.get(name)
+    ntk_fn = nt.empirical_ntk_fn(case.f, (), vmap_axes=0)
+
+    def entry(params):
+        return jnp.ravel(ntk_fn(case.x1, None, params))[1]
+
+    direction = jax.tree.map(lambda w: uniform(3, *w.shape), case.params)
+
+    @jax.jit
+    def slopes(params):
+        forward = jax.jvp(entry, (params,), (direction,))[1]
+        products = jax.tree.map(jnp.vdot, jax.grad(entry)(params), direction)
+        return forward, sum(jax.tree.leaves(products))
+
+    forward, reverse = slopes(case.params)
+    assert_equal(forward, jax.device_get(reverse))

@@ -390,3 +390,26 @@ def test_a_power_of_a_negative_number():
     """`jet` takes powers by logarithms."""
     expansion = nt.taylor_expand(lambda w, x: jnp.power(x * w, 3.0), -2.0, 3)
     np.testing.assert_allclose(expansion(-1.9, 1.5), (-1.9 * 1.5) ** 3)
+
+
+@pytest.mark.parametrize(
+    "f, w, new",
+    [
+        (lambda w: jnp.fmod(w, 1.0), -0.3, -0.25),
+        (lambda w: jnp.arctan2(1.0, w), 0.0, 0.1),
+        (lambda w: jnp.clip(w, 0.0, 1.0), 0.0, 0.1),
+        (lambda w: jnp.log1p(w), 1e-12, 2e-12),
+    ],
+    ids=["rem", "atan2", "clamp", "log1p"],
+)
+def test_where_jet_is_wrong_it_is_not_asked(f, w, new):
+    w, new = jnp.asarray([w, w]), jnp.asarray([new, new])
+    expected = oracles.naive_taylor(f, w, new, 3)
+    np.testing.assert_allclose(nt.taylor_expand(f, w, 3)(new), expected, rtol=1e-12)
+
+
+def test_a_high_degree_and_a_constant_output():
+    expansion = jax.jit(lambda w, v: nt.taylor_expand(lambda w: (jnp.exp(w), 2.0), w, 25)(v))
+    found, constant = expansion(jnp.float32(0.5), jnp.float32(1.5))
+    np.testing.assert_allclose(found, np.exp(1.5), rtol=1e-6)
+    assert isinstance(constant, jax.Array) and constant == 2

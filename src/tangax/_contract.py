@@ -19,7 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._factors import Factor, Factored, OneHot, cotangent, groups, with_cotangent
+from ._factors import (
+    Factor,
+    Factored,
+    OneHot,
+    cotangent,
+    examples,
+    groups,
+    outputs,
+    with_cotangent,
+)
 from ._frame import Block, D, Frame, I, J, K, M, N, O, Q, R, S, T, added, combinations, loop, masked
 from ._gram import by_gram
 from ._materialise import blocks, materialised, over_groups
@@ -154,13 +163,3 @@ def matches(A1: OneHot, A2: OneHot, frame: Frame) -> tuple[jax.Array, list[int]]
         return equal & real[:, :, None], [N, S, T, K]
     equal = ids1[:, None, :, None] == ids2[None, :, None, :]
     return equal & real[:, None, :, None], [N, M, S, T, K]
-
-
-def examples(factor: Factor) -> int:
-    """The number of examples."""
-    return cotangent(factor).shape[0]
-
-
-def outputs(factor: Factor) -> tuple[int, ...]:
-    """The number of diagonal, traced and free outputs."""
-    return cotangent(factor).shape[1:4]

@@ -121,44 +121,64 @@ def bind(eqn: Equation, values: Sequence[Any]) -> list[Any]:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
-def evaluate(eqn: Equation, values: Sequence[Any]) -> list[Any]:
-    """As `bind`, in a form that is as fast in a loop as outside one.
+def convolves(jaxpr: Jaxpr) -> bool:
+    """Whether a convolution is anywhere in a jaxpr."""
+    return any(
+        name(eqn) == "conv_general_dilated" or any(convolves(unwrap(b)) for b in subjaxprs(eqn))
+        for eqn in jaxpr.equations
+    )
 
-    XLA for CPUs runs convolutions in other layouts than its own fifty times slower inside a loop,
-    and transposing one gives such a layout. A depthwise one is faster left alone.
+
+def channels_last(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` with every convolution over `[batch, *space, channels]`, in loops and calls too.
+
+    XLA for CPUs runs those in other layouts up to fifty times slower inside a loop than outside,
+    and the transpose of one has such a layout.
     """
-    if name(eqn) != "conv_general_dilated" or jax.default_backend() != "cpu":
+
+    def changed(*args: Any) -> Any:
+        closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+        results = replayed(unwrap(closed), jax.tree.leaves(args), _entered)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return changed
+
+
+def _entered(eqn: Equation, values: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation, the convolutions in it channels last."""
+    if not any(convolves(unwrap(b)) for b in subjaxprs(eqn)):
+        return convolved(eqn, values)
+    body, loop = called(eqn), scan(eqn)
+    if body is not None:
+
+        def run(*values: Any) -> list[Any]:
+            return replayed(body, values, _entered)
+
+        if name(eqn) in ("remat2", "checkpoint"):
+            kept = {k: eqn.params[k] for k in ("prevent_cse", "policy")}
+            run = jax.checkpoint(run, **kept)
+        return run(*values)
+    if loop is None:
         return bind(eqn, values)
+    consts, rest = values[: loop.consts], list(values[loop.consts :])
 
-    @jax.custom_vjp
-    def convolved(x: jax.Array, w: jax.Array) -> jax.Array:
-        return _channels_last(eqn, (x, w))[0]
+    def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+        results = replayed(loop.body, [*consts, *carry, *x], _entered)
+        return results[: loop.carry], results[loop.carry :]
 
-    def forward(x: Any, w: Any) -> tuple[jax.Array, tuple[Any, Any]]:
-        kept = (x.value if w.perturbed else None, w.value if x.perturbed else None)
-        return convolved(x.value, w.value), kept
-
-    def backward(kept: tuple[Any, Any], g: jax.Array) -> tuple[Any, Any]:
-        x, w = kept
-        shapes = [shape_dtype(v) for v in eqn.invars]
-
-        def of_x(w: jax.Array, g: jax.Array) -> jax.Array:
-            return jax.linear_transpose(lambda x: bind(eqn, (x, w))[0], shapes[0])(g)[0]
-
-        def of_w() -> jax.Array:
-            return jax.linear_transpose(lambda w: bind(eqn, (x, w))[0], shapes[1])(g)[0]
-
-        return (
-            None if w is None else replayed(trace(of_x, w, g), (w, g), _channels_last)[0],
-            None if x is None else of_w(),
-        )
-
-    convolved.defvjp(forward, backward, symbolic_zeros=True)
-    return [convolved(*values)]
+    carry, ys = jax.lax.scan(
+        step,
+        rest[: loop.carry],
+        rest[loop.carry :],
+        length=loop.length,
+        reverse=loop.reverse,
+        unroll=loop.unroll,
+    )
+    return [*carry, *ys]
 
 
-def _channels_last(eqn: Equation, values: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation; a convolution over `[batch, *space, channels]`."""
+def convolved(eqn: Equation, values: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation; a convolution channels last. A depthwise one is faster left alone."""
     if name(eqn) != "conv_general_dilated" or eqn.params["batch_group_count"] != 1:
         return bind(eqn, values)
     given = eqn.params["dimension_numbers"]
@@ -508,8 +528,9 @@ def multiply_adds(jaxpr: Jaxpr) -> int:
             total += math.prod(eqn.outvars[0].aval.shape) * contracted
         elif name(eqn) == "conv_general_dilated":
             kernel, spec = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
+            inserted = math.prod(eqn.params["lhs_dilation"])  # zeros between the entries
             total += math.prod(eqn.outvars[0].aval.shape) * (
-                math.prod(kernel) // max(1, kernel[spec[0]])
+                math.prod(kernel) // max(1, kernel[spec[0]] * inserted)
             )
         else:
             total += max(
@@ -590,8 +611,12 @@ def is_contraction(eqn: Equation) -> bool:
 
 
 def suits_jet(eqn: Equation) -> bool:
-    """Whether `jet` may be asked. It takes a power by a logarithm, and refuses nested jaxprs."""
-    return name(eqn) != "pow" and not subjaxprs(eqn)
+    """Whether `jet` may be asked. It refuses nested jaxprs, and is wrong for a few equations.
+
+    It takes a power by a logarithm, a remainder by `floor`, divides by the second argument of
+    `atan2`, and halves the derivative of `clamp` at a tie.
+    """
+    return name(eqn) not in ("pow", "rem", "atan2", "clamp") and not subjaxprs(eqn)
 
 
 def subjaxprs(eqn: Equation) -> list[Any]:

@@ -206,7 +206,10 @@ class Linear:
         def collected(G: list[Any], records: list[Any]) -> ByLeaf:
             return _run.collected(self.program, len(self.leaves), G, records)
 
-        G = jax.vmap(pull)(cotangents)
+        every = jax.vmap(pull)
+        if jax.default_backend() == "cpu" and _jaxpr.convolves(self.program.jaxpr):
+            every = _jaxpr.channels_last(every)
+        G = every(cotangents)
         if self.n is None:
             return jax.tree.map(lambda a: a[None], collected(G, self.records))
         return jax.vmap(collected, in_axes=(1, 0), axis_size=self.n)(G, self.records)

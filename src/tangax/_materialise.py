@@ -18,7 +18,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._factors import Factor, Factored, Materialised, OneHot, alike, groups, product, units
+from ._factors import (
+    Factor,
+    Factored,
+    Materialised,
+    OneHot,
+    alike,
+    examples,
+    groups,
+    outputs,
+    product,
+    units,
+)
 from ._factors import materialise as in_leaf
 from ._frame import Block, D, Frame, N, O, P, Q, R, loop
 from ._gram import rows_product
@@ -59,7 +70,8 @@ def materialised(
         found = over_groups(group, zeros, f1, f2, k)
     if frame.joint:
         return found[0]
-    return assembled(found, examples_and_outputs(f1), examples_and_outputs(f2), rows.runs)
+    first, second = ((examples(f), outputs(f)[2]) for f in (f1, f2))
+    return assembled(found, first, second, rows.runs)
 
 
 def over_groups(
@@ -104,13 +116,18 @@ def jacobian(factor: Factor, other: Factor, j: Block, start: Any) -> jax.Array:
 
 
 def built(factor: Factored) -> jax.Array:
-    """`[n, d, r, o, (k, j, i)]`, for one group the order in which a matrix product leaves it."""
+    """`[n, d, r, o, (k, j, i)]`: of one group as a matrix product leaves it, if `s <= i`."""
     assert not isinstance(factor.A, OneHot)
     dtype = jnp.promote_types(factor.G.dtype, jnp.float32)
-    # Not an einsum, which would take A first, and then transpose the product.
-    dims = (((4,), (1,)), ((0, 5), (0, 2)))
-    made = jax.lax.dot_general(factor.G, factor.A, dims, preferred_element_type=dtype)
-    made = jnp.moveaxis(made, 1, 4)  # [n, d, r, o, k, j, i]
+    # One operand is transposed for the product, or the product is: G or J, whichever is smaller.
+    if factor.A.shape[1] <= factor.A.shape[3]:
+        dims = (((4,), (1,)), ((0, 5), (0, 2)))
+        made = jax.lax.dot_general(factor.G, factor.A, dims, preferred_element_type=dtype)
+        made = jnp.moveaxis(made, 1, 4)
+    else:
+        dims = (((1,), (4,)), ((0, 2), (0, 5)))
+        made = jax.lax.dot_general(factor.A, factor.G, dims, preferred_element_type=dtype)
+        made = jnp.transpose(made, (0, 3, 4, 5, 1, 6, 2))
     return made.reshape(*made.shape[:4], math.prod(made.shape[4:]))
 
 
@@ -162,12 +179,6 @@ def assembled(
             1,
         )
     return jnp.transpose(kernel.reshape(kernel.shape[0], n, o, m, q), (1, 3, 0, 2, 4))
-
-
-def examples_and_outputs(factor: Factor) -> tuple[int, int]:
-    """The numbers of examples and of free outputs."""
-    G = factor.J if isinstance(factor, Materialised) else factor.G
-    return G.shape[0], G.shape[3]
 
 
 def blocks(factor: Factor, other: Factor, sizes: tuple[int, int]) -> tuple[Block, Block]:

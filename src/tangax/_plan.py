@@ -156,7 +156,7 @@ def make_plan(
     sites = list(describe(first.program)) if isinstance(first, Linear) else []
     by_leaf = pairs_by_leaf(first, second)
     sides = [first] if pair.same else [first, second]
-    one = [backward_flops(source) for source in (first, second)]
+    one = [backward_flops(source) for source in sides]
     rows, blocks = [], []
     backward = result = 0
     for a, (name, frame, output) in enumerate(zip(pair.names, every, outputs, strict=True)):
@@ -170,7 +170,7 @@ def make_plan(
                 rows.append(row(*where, shapes, next(costs), output.pairs))
         sizes, runs = zip(*((block.size, block.runs) for block in output.blocks), strict=True)
         blocks.append(Blocks(label, sizes, runs, output.passes))
-        backward += sum(p * each for p, each in zip(output.passes, one, strict=True))
+        backward += sum(p * each for p, each in zip(output.passes, (one[0], one[-1]), strict=True))
         kernel = frame.kernel_shape(output.d.count, output.o.count, output.q.count)
         result += math.prod(kernel) * result_dtype(first, second, a).itemsize
     held = max((output.held for output in outputs), default=0)

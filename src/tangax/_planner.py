@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import opt_einsum
 
-from ._contract import ORDERS, Term, examples, outputs, tile_starts
+from ._contract import ORDERS, Term, tile_starts
 from ._factors import (
     Factor,
     Factored,
@@ -22,7 +22,9 @@ from ._factors import (
     OneHot,
     alike,
     cotangent,
+    examples,
     groups,
+    outputs,
     units,
     with_cotangent,
 )

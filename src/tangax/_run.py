@@ -76,8 +76,8 @@ def run(
         elif isinstance(action, Loop):
             results, record = _run_loop(action, values, known, tap)
         else:
-            evaluate = _jaxpr.evaluate if isinstance(action, Site) else _jaxpr.bind
-            results = evaluate(eqn, values)
+            last = isinstance(action, Site) and jax.default_backend() == "cpu"
+            results = (_jaxpr.convolved if last else _jaxpr.bind)(eqn, values)
         if isinstance(action, Site):
             results = _tapped(action, results, tap)
             record = _record(action, values, known)

@@ -133,7 +133,7 @@ def product(eqn: _jaxpr.Equation, x: Series, w: Series) -> Series:
         found = stacked(times, terms) if _jaxpr.is_contraction(eqn) else map(times, terms)
         for a, y in zip(orders, found, strict=True):
             ways = math.comb(a + b, a)
-            y = y if ways == 1 else ways * y
+            y = y if ways == 1 else float(ways) * y
             result[a + b] = y if result[a + b] is None else result[a + b] + y
     return result
 
@@ -152,7 +152,8 @@ def by_jet(eqn: _jaxpr.Equation, operands: list[Series]) -> list[Series]:
     orders = range(1, len(operands[0]))
     primals = tuple(operands[a][0] for a in moving)
     series = tuple([filled(operands[a], k) for k in orders] for a in moving)
-    results, terms = jet.jet(function, primals, series)
+    results = function(*primals)  # jet's own are less exact: tanh by a logistic, log1p by a log
+    _, terms = jet.jet(function, primals, series)
     return [
         [y, *ys] if _jaxpr.is_differentiable(v) else still(y, len(ys))
         for v, y, ys in zip(eqn.outvars, results, terms, strict=True)

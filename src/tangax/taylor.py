@@ -120,11 +120,15 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
         return treedef.unflatten(
             [
                 sum(
-                    (d / math.factorial(k) for k, d in enumerate(ds[1:], 1) if d is not None),
-                    start=ds[0],
+                    (
+                        d / float(math.factorial(k))
+                        for k, d in enumerate(ds[1:], 1)
+                        if d is not None
+                    ),
+                    start=jnp.asarray(ds[0]),
                 )
                 if jnp.issubdtype(ds[0].dtype, jnp.floating)
-                else ds[0]
+                else jnp.asarray(ds[0])
                 for ds in terms
             ]
         )

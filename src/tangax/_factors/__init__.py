@@ -12,9 +12,11 @@ from .base import OneHot as OneHot
 from .base import View as View
 from .base import alike as alike
 from .base import cotangent as cotangent
+from .base import examples as examples
 from .base import grouped as grouped
 from .base import groups as groups
 from .base import materialise as materialise
+from .base import outputs as outputs
 from .base import over_layers as over_layers
 from .base import over_time as over_time
 from .base import product as product

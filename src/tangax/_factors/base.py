@@ -156,6 +156,16 @@ def with_cotangent(factor: Factor, array: Any) -> Factor:
     return replace(factor, G=array)
 
 
+def examples(factor: Factor) -> int:
+    """The number of examples."""
+    return cotangent(factor).shape[0]
+
+
+def outputs(factor: Factor) -> tuple[int, ...]:
+    """The numbers of diagonal, traced and free outputs, once they are unfolded."""
+    return cotangent(factor).shape[1:4]
+
+
 def groups(factor: Factor) -> int:
     """The extent of `k`; one of a materialised factor."""
     return 1 if isinstance(factor, Materialised) else factor.G.shape[-2]
