@@ -169,12 +169,13 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"A 4096-square product runs at {2 * rate['macs'] / 1e9:.0f} GFLOP/s, a large array is "
         f"read at {rate['bytes'] / 1e9:.1f} GB/s, measured once before the rows; machines "
-        'drift. "floor" is the share of that rate which Tangax reaches: multiply-adds of forward '
-        "and backward passes and of the contraction in the orders that Tangax chose, over the rate "
-        "of the product, or bytes over that of reading. Other columns: how many times Tangax's time a "
-        "peer takes, medians of warm runs made in turn, or a single run where that takes three "
-        "times as long as Tangax's; the best peer is bold. Every kernel was compared with "
-        'Tangax\'s first. "> 20 s" counts compiling; AUTO and NT 3, whose compiling is compared, '
+        'drift. "floor" is the share of that rate which Tangax reaches: multiply-adds of '
+        "forward and backward passes and of the contraction in the orders that Tangax chose, "
+        "over the rate of the product, or bytes over that of reading. Other columns: how many "
+        "times Tangax's time a peer takes, medians of warm runs made in turn, or a single run "
+        "where that takes three times as long as Tangax's; the best peer is bold. Every kernel "
+        'was compared with Tangax\'s first. "> 20 s" counts compiling; AUTO and NT 3, whose '
+        "compiling is compared, "
         f"have 60 s. It took {results['minutes']:.0f} minutes.",
         "",
         *table(results),
