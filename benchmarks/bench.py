@@ -30,10 +30,10 @@ from environments import HERE, PEERS, made, python_of
 from tqdm import tqdm
 from workloads import WORKLOADS, Workload
 
-# Seconds for a first call; for all warm runs of a method; of rounds there are as many.
-LIMIT, ENOUGH, ROUNDS = 20.0, 1.5, 9
+# Seconds to compile; for all warm runs of a method; of rounds there are as many.
+LIMIT, ENOUGH, ROUNDS = 15.0, 1.0, 5
 # The limit for methods whose time to compile is compared.
-PATIENCE = 60.0
+PATIENCE = 45.0
 # A method whose first run, compiled before, is this many times Tangax's is not run again.
 HOPELESS = 3
 # Seconds: what takes longer to compile is compiled once.
@@ -103,7 +103,7 @@ def too_much(work: Workload, method: str, size: int, free: float, seconds: float
     if method == "jacobian" and 2 * jacobians > free:
         return f"Jacobians of {jacobians / 1e9:.0f} GB"
     passes = 2 * n * m * work.outputs * seconds / (n + (work.m or 0))
-    if method == "vector products" and passes > LIMIT / 6:
+    if method == "vector products" and passes > LIMIT / 5:
         return f"> {passes:.0f} s by count"
     return None
 
@@ -120,7 +120,7 @@ def measure(
             for method in worker.ask(do="methods", work=work.name)["methods"]:
                 row: dict[str, Any] = {"peer": peer, "method": method, "runs": [], "compiles": []}
                 why = too_much(work, method, size, free, seconds)
-                row |= {"error": why} if why else prepared(row, worker, work, to)
+                row |= {"error": why} if why else prepared(row, rows, worker, work, to)
                 rows.append(row)
                 if "error" not in row and "error" not in rows[0]:
                     check(row, rows[0], np.load(to))
@@ -135,9 +135,13 @@ def measure(
     return {"methods": rows, "stages": stages}
 
 
-def prepared(row: dict[str, Any], worker: Worker, work: Workload, to: str) -> dict[str, Any]:
+def prepared(
+    row: dict[str, Any], before: list[dict[str, Any]], worker: Worker, work: Workload, to: str
+) -> dict[str, Any]:
     """Times of compiling and of the first run; the kernel is in the file `to`."""
-    limit = PATIENCE if (row["peer"], row["method"]) in COMPILED else LIMIT
+    limit = LIMIT + HOPELESS * (before[0].get("first", 0.0) if before else 0.0)
+    if (row["peer"], row["method"]) in COMPILED:
+        limit = max(limit, PATIENCE)
     return worker.ask(limit, do="prepare", work=work.name, method=row["method"], to=to)
 
 
