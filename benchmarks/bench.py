@@ -221,9 +221,9 @@ def main() -> None:
     if not names:
         parser.error(f"no row contains {options.only!r}; there are: {', '.join(WORKLOADS)}")
     start, written = time.time(), HERE / "results.json"
-    before: dict[str, Any] = {}
+    before: dict[str, Any] = {"rows": {}, "minutes": 0.0}
     if options.only and options.write and written.exists():
-        before = json.loads(written.read_text())["rows"]
+        before = json.loads(written.read_text())
     missing: dict[str, str] = {}
     for name in tqdm(sorted(set(PEERS.values())), desc="environments", leave=False):
         try:
@@ -254,13 +254,26 @@ def main() -> None:
             found = measure(WORKLOADS[name], workers, free, forward)
             found |= {"floor": floor, "rates": first["rates"]}
             tqdm.write(report.line(WORKLOADS[name], found["methods"], floor))
-            rows = before | results["rows"] | {name: found}
+            rows = before["rows"] | results["rows"] | {name: found}
             results["rows"] = {name: rows[name] for name in WORKLOADS if name in rows}
-            results["minutes"] = (time.time() - start) / 60
+            results["minutes"] = before["minutes"] + (time.time() - start) / 60
             if not options.only or options.write:  # every time: a run that is stopped has told
                 report.write(results, HERE)
         for worker in workers.values():
             worker.stop()
+    settle(results, names)
+    if not options.only or options.write:
+        report.write(results, HERE)
+
+
+def settle(results: dict[str, Any], names: list[str]) -> None:
+    """The floors once more: machines drift, and what is faster is nearer to what they can do."""
+    again = floors(names)
+    for name in names:
+        entry = results["rows"][name]
+        if again["rates"]["macs"] > entry["rates"]["macs"]:
+            entry |= {"floor": again["rows"][name], "rates": again["rates"]}
+            results["rates"] = again["rates"]
 
 
 if __name__ == "__main__":
