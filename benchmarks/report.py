@@ -276,6 +276,7 @@ def missed(results: dict[str, Any]) -> list[str]:
         if not figures:
             lines.append(f"- `{name}`: {ours(entry['methods'])['error']}.")
         lines += [f"- `{name}`: {what}." for what in shortfalls(work, figures)]
+    lines += [f"- `{name}`: not measured yet." for name in WORKLOADS if name not in results["rows"]]
     return lines or ["Nothing."]
 
 
