@@ -6,7 +6,7 @@ VENV ?= .venv
 # More requirements for pip, to pin JAX: make test JAX='jax==0.10.2 jaxlib==0.10.2'
 JAX ?=
 
-.PHONY: demo test test-all fuzz bench bench-gpu lint format install clean again
+.PHONY: demo test test-all fuzz crash bench bench-gpu lint format install clean again
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
 
@@ -32,6 +32,10 @@ test-all: lint
 # A thousand random programs, 500 in each of two processes.
 fuzz: $(DONE)
 	TANGAX_PROGRAMS=500 $(BIN)/python -m pytest -n 2 tests/test_programs.py
+
+# Runs that are killed twenty times, and the memory that runs take.
+crash: $(DONE)
+	$(BIN)/python -m pytest --crash -m crash
 
 # Against the peers, whose environments it makes in benchmarks/: make bench ONLY=gpt for some rows.
 ONLY ?=

@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help="run the full product of cases (`make test-all`)"
     )
+    parser.addoption("--crash", action="store_true", help="run what `make crash` runs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,8 +46,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("full"):
-        return
     for item in items:
-        if item.get_closest_marker("full") is not None:
-            item.add_marker(pytest.mark.skip(reason="part of the full product: --full"))
+        for option in ("full", "crash"):
+            if item.get_closest_marker(option) is not None and not config.getoption(option):
+                item.add_marker(pytest.mark.skip(reason=f"not without --{option}"))

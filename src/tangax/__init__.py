@@ -2,10 +2,12 @@
 
 from ._get import EmpiricalKernel as EmpiricalKernel
 from ._kernel_fns import NtkImplementation as NtkImplementation
+from .batching import batch as batch
 from .empirical import empirical_kernel_fn as empirical_kernel_fn
 from .empirical import empirical_nngp_fn as empirical_nngp_fn
 from .empirical import empirical_ntk_fn as empirical_ntk_fn
 from .empirical import empirical_ntk_vp_fn as empirical_ntk_vp_fn
+from .store import load_kernel as load_kernel
 from .taylor import linearize as linearize
 from .taylor import taylor_expand as taylor_expand
 

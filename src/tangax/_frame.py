@@ -50,6 +50,13 @@ class Frame:
             return [N, M, D, O, Q]
         return [D, O, Q] if self.batch in self.ax.trace else [N, D, O, Q]
 
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        """The shape of the kernel."""
+        sizes = dict(zip(self.ax.second, self.shape2, strict=True))
+        sizes |= dict(zip(self.ax.first, self.shape1, strict=True))
+        return tuple(sizes[label] for label in self.ax.result)
+
     def examples(self, side: int) -> int:
         """The number of examples; one where the whole batch is one."""
         return 1 if self.batch is None else self.shape(side)[self.batch]

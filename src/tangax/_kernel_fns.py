@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ._axes import Axes, VmapAxes, split_vmap_axes
-from ._frame import Frame
+from ._compiled import Compiled, call_key
 from ._get import canonical_get, is_get, kernel_tuple
 from ._kernel import check_precision, finish, full_precision, outer
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
@@ -24,8 +24,8 @@ from ._sides import (
     pair_sides,
     warn_once,
 )
-from ._structured import frames, kernels
-from ._trees import floats_as_arrays, is_concrete, is_hashable, join_arrays, split_arrays
+from ._structured import frames, kernels, nngp
+from ._trees import floats_as_arrays, is_concrete, join_arrays, split_arrays
 
 
 class NtkImplementation(enum.IntEnum):
@@ -96,9 +96,8 @@ class NtkFn:
     check_vmap: bool = True
     memory: int | str | None = None
     precision: Any = None
-    # Calls by shapes and static arguments: checked before, and not to be compiled.
+    # Calls that were checked before, by shapes and static arguments.
     _checked: set[Any] = field(default_factory=set, init=False, repr=False)
-    _eager: set[Any] = field(default_factory=set, init=False, repr=False)
     # Whether a warning was given.
     _warned: set[Any] = field(default_factory=set, init=False, repr=False)
     # Leaves that are not factored, once named in the log.
@@ -119,7 +118,7 @@ class NtkFn:
                 name = NtkImplementation(self.implementation).name
                 msg = f"memory bounds AUTO and STRUCTURED_DERIVATIVES; {name} holds what it holds."
                 raise ValueError(msg)
-        object.__setattr__(self, "_compiled", jax.jit(self._joined, static_argnums=(0, 1)))
+        object.__setattr__(self, "_compiled", Compiled(self._compute))
         object.__setattr__(self, "_contracted", jax.jit(self._halves, static_argnums=2))
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
@@ -194,29 +193,15 @@ class NtkFn:
     # Calls
 
     def _run(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
-        """Check what was not seen before, then compute: compiled, where the call can be a key."""
-        static, arrays = split_arrays((x1, x2, floats_as_arrays(params), kwargs))
-        hashable = is_hashable(static)
-        key = (what, static, tuple((a.shape, a.dtype) for a in arrays)) if hashable else None
+        """Check what was not seen before, then compute."""
+        args = (what, x1, x2, floats_as_arrays(params), kwargs)
+        static, arrays = split_arrays(args)
+        key = call_key(static, arrays)
         if key not in self._checked and self._checks and is_concrete(arrays):
             self._check(self._pair(what, x1, x2, params, kwargs))
             if key is not None:
                 self._checked.add(key)
-        if key is None or key in self._eager:
-            return self._compute(what, x1, x2, params, kwargs)
-        try:
-            return self._compiled(what, static, arrays)
-        except jax.errors.ConcretizationTypeError:
-            # f uses the value of an array, as in `if flag:`. That works with values at hand.
-            if not is_concrete(arrays):
-                raise
-            kernels = self._compute(what, x1, x2, params, kwargs)
-            self._eager.add(key)
-            return kernels
-
-    def _joined(self, what: Any, static: Any, arrays: list[Any]) -> Any:
-        """`_compute` of a call taken apart, for `jit`."""
-        return self._compute(what, *join_arrays(static, arrays))
+        return self._compiled(*args)
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """What is asked for: "factors" of x1, or a tuple of kernels by name."""
@@ -231,8 +216,7 @@ class NtkFn:
                 return (finish(pair.same, pair.treedef, axes, plain),)
             first = self._source(pair, pair.first)
             second = first if pair.same else self._source(pair, pair.second)
-            methods = {"ntk": self._contract, "nngp": self._nngp}
-            return tuple(methods[name](first, second) for name in what)
+            return self._kernels(what, first, second)
 
     def _halves(self, first: Factors, second: Factors, same: bool) -> Any:
         """`_contract` at the precision asked for; of one side with itself, pairs are symmetric."""
@@ -246,6 +230,11 @@ class NtkFn:
             self.f, x1, x2, params, self.vmap_axes, kwargs, differentiate=True, split=split
         )
 
+    def _side(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Source:
+        """The factors of one side, on demand."""
+        pair = self._pair("factors", x, None, params, kwargs)
+        return self._source(pair, pair.first)
+
     def _source(self, pair: Pair, side: Side) -> Source:
         assert pair.params is not None
         source = linearise(pair, side)
@@ -256,22 +245,26 @@ class NtkFn:
                 self._logged.add(path)
         return source
 
+    def _kernels(self, names: tuple[str, ...], first: Source, second: Source) -> Any:
+        """What is asked for, of two sides; the NNGP from the outputs that came with the factors."""
+        with full_precision(self.precision):
+            return tuple(
+                self._contract(first, second)
+                if name == "ntk"
+                else nngp(first, second, self.trace_axes, self.diagonal_axes)
+                for name in names
+            )
+
     def _contract(self, first: Source, second: Source) -> Any:
         """The NTK of two sides."""
-        every = self._frames(first, second)
+        every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
         found = kernels(first, second, every, budget(self.memory), factored=self._factored)
         return first.meta.treedef.unflatten(found)
 
-    def _nngp(self, first: Source, second: Source) -> Any:
-        """The NNGP from the outputs that came with the factors."""
-        axes = [frame.ax for frame in self._frames(first, second)]
-        found = [
-            outer(a, b, ax) for a, b, ax in zip(first.outputs, second.outputs, axes, strict=True)
-        ]
-        return finish(first is second, first.meta.treedef, axes, found)
-
-    def _frames(self, first: Source, second: Source) -> list[Frame]:
-        return frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
+    @property
+    def has_plan(self) -> bool:
+        """Whether it goes by factors, within a budget."""
+        return self.implementation not in _PLAIN
 
     @property
     def _factored(self) -> bool:
@@ -310,13 +303,17 @@ class KernelFn:
 
     def __call__(self, x1: Any, x2: Any, get: Any = None, params: Any = None, **kwargs: Any) -> Any:
         """The kernels that `get` names; `kernel_fn(x1, x2, params)` gives both."""
+        names, single, params = self.request(get, params)
+        kernels = self._kernels(names, x1, x2, params, kwargs)
+        return kernels[0] if single else kernel_tuple(names)(*kernels)
+
+    def request(self, get: Any, params: Any) -> tuple[tuple[str, ...], bool, Any]:
+        """The kernels asked for, whether it is one by itself, and the parameters."""
         if params is None and not is_get(get):
             get, params = None, get
         if params is None:
             raise TypeError("kernel_fn needs params: call kernel_fn(x1, x2, get, params).")
-        names = canonical_get(get)
-        kernels = self._kernels(names, x1, x2, params, kwargs)
-        return kernels[0] if isinstance(get, str) else kernel_tuple(names)(*kernels)
+        return canonical_get(get), isinstance(get, str), params
 
     def _kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """In the order of `names`. Both from one run of `f` where the method allows it."""

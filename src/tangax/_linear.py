@@ -263,15 +263,24 @@ def trace_side(side: Side, leaves: list[jax.Array]) -> _sites.Program:
     return _sites.find(_jaxpr.trace(side.example, leaves, data), len(leaves))
 
 
+def meta_of(pair: Pair, side: Side) -> Meta:
+    """What is static of one side."""
+    leaves = pair.params.leaves if pair.params else []
+    paths = zip(pair.params.paths if pair.params else [], (a.shape for a in leaves), strict=True)
+    return Meta(
+        leaves=tuple(paths),
+        names=tuple(pair.names),
+        shapes=tuple(y.shape for y in side.outputs),
+        out_axes=tuple(side.out_axes),
+        dtypes=tuple(kernel_dtype(y, *leaves) for y in side.outputs),
+        treedef=pair.treedef,
+    )
+
+
 def linearise(pair: Pair, side: Side) -> Source:
     """The factors of one side, on demand; all at once where `f` has no reverse mode."""
     assert pair.params is not None
-    leaves = pair.params.leaves
-    dtypes = tuple(kernel_dtype(y, *leaves) for y in side.outputs)
-    shapes = tuple(y.shape for y in side.outputs)
-    paths = zip(pair.params.paths, (a.shape for a in leaves), strict=True)
-    names, out_axes = tuple(pair.names), tuple(side.out_axes)
-    meta = Meta(tuple(paths), names, shapes, out_axes, dtypes, pair.treedef)
+    leaves, meta = pair.params.leaves, meta_of(pair, side)
     program = trace_side(side, leaves)
     try:
         source = by_reverse_mode(side, leaves, program, meta)

@@ -6,6 +6,7 @@ import math
 import numbers
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,10 +17,10 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def budget(memory: float | str | None) -> int:
+def budget(memory: float | str | None, share: float = SHARE) -> int:
     """A budget in bytes: from bytes, a string like "2GiB", or a share of what is free."""
     if memory is None:
-        return int(SHARE * free())
+        return int(share * free())
     if isinstance(memory, numbers.Real) and not isinstance(memory, bool) and float(memory) >= 1:
         return int(memory)
     if isinstance(memory, str):
@@ -48,7 +49,26 @@ def free() -> int:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:  # Linux: with what its caches would give back
+        sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return min(int(sizes["MemAvailable"].split()[0]) * 1024, group_free())
+    except (OSError, KeyError):
+        pass
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, AttributeError):  # not a POSIX system
         return 4 * 2**30
+
+
+def group_free() -> int:
+    """Bytes that the control group of a container or a job leaves to it; many if it has none."""
+    try:
+        most, used = (int((GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        lines = (GROUP / "memory.stat").read_text().splitlines()
+        inactive = int(dict(map(str.split, lines))["inactive_file"])
+    except (OSError, KeyError, ValueError):
+        return 2**63
+    return max(0, most - used + inactive)
+
+
+GROUP = Path("/sys/fs/cgroup")

@@ -116,7 +116,8 @@ def pair_sides(
     else:
         check_same_structure("x1", x1, "x2", x2)
         if split and kwargs.get("rng") is not None and not is_pair(kwargs["rng"]):
-            keys = jax.tree.map(lambda key: second_key(key, x1, x2), kwargs["rng"])
+            same_inputs = are_equal(x1, x2)
+            keys = jax.tree.map(lambda key: second_key(key, same_inputs), kwargs["rng"])
             kwargs2 = kwargs2 | {"rng": keys}
     split_tree = split_params(params) if differentiate else None
     first, names, treedef = make_side(f, "x1", x1, split_tree, params, vmap_axes, kwargs1)
@@ -141,7 +142,7 @@ def is_pair(value: Any) -> bool:
     return type(value) is tuple and len(value) == 2
 
 
-def second_key(key: Any, x1: Any, x2: Any) -> jax.Array:
+def second_key(key: Any, same_inputs: jax.Array | bool) -> jax.Array:
     """The key (or keys) for `x2`: that of `x1` for equal inputs, else folded into another."""
     typed = dtype_is(key, jax.dtypes.prng_key)
     if not typed and not (dtype_is(key, jnp.uint32) and key.ndim):
@@ -150,7 +151,7 @@ def second_key(key: Any, x1: Any, x2: Any) -> jax.Array:
     fold = lambda k: jax.random.fold_in(k, 1)  # noqa: E731
     for _ in range(key.ndim if typed else key.ndim - 1):
         fold = jax.vmap(fold)
-    return jnp.where(are_equal(x1, x2), key, fold(key))
+    return jnp.where(same_inputs, key, fold(key))
 
 
 def are_equal(x1: Any, x2: Any) -> jax.Array | bool:

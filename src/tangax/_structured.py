@@ -14,7 +14,7 @@ from . import _contract, _planner
 from ._axes import Axes, kernel_axes
 from ._factors import Factor, Layout, Materialised, materialise
 from ._frame import Block, D, Frame, O, Q, added, combinations, loop, masked
-from ._kernel import mirrored
+from ._kernel import finish, mirrored, outer
 from ._linear import ByLeaf, Meta, Source, logger, on_cotangents
 from ._memory import in_bytes
 from ._planner import OutputPlan
@@ -27,6 +27,14 @@ def frames(meta1: Meta, meta2: Meta, trace: Axes, diagonal: Axes) -> list[Frame]
         Frame(kernel_axes(name, shape1, shape2, trace, diagonal), axis, shape1, shape2)
         for name, shape1, shape2, axis in outputs
     ]
+
+
+def nngp(first: Source, second: Source, trace: Axes, diagonal: Axes) -> Any:
+    """The NNGP from the outputs of two sides."""
+    axes = [frame.ax for frame in frames(first.meta, second.meta, trace, diagonal)]
+    outputs = zip(first.outputs, second.outputs, axes, strict=True)
+    found = [outer(a, b, ax) for a, b, ax in outputs]
+    return finish(first is second, first.meta.treedef, axes, found)
 
 
 # Pairs of factors

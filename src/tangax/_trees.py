@@ -6,6 +6,7 @@ rest (counters, PRNG keys, an Equinox module's functions), which are constants.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,13 +114,22 @@ def is_concrete(tree: Any) -> bool:
 
 def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
     """`tree` as what is static of it, hashable if its other leaves are, and its arrays."""
+    return _split(tree, is_array)
+
+
+def split_shapes(tree: Any) -> tuple[Any, list[Any]]:
+    """`tree` as what has a value, arrays too, and what are shapes."""
+    return _split(tree, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+
+def _split(tree: Any, taken: Callable[[Any], bool]) -> tuple[Any, list[Any]]:
     leaves, treedef = jax.tree.flatten(tree)
-    arrays = [leaf for leaf in leaves if is_array(leaf)]
-    return (treedef, tuple(_LEAF if is_array(leaf) else Static.of(leaf) for leaf in leaves)), arrays
+    static = tuple(_LEAF if taken(leaf) else Static.of(leaf) for leaf in leaves)
+    return (treedef, static), [leaf for leaf in leaves if taken(leaf)]
 
 
 def join_arrays(static: Any, arrays: list[Any]) -> Any:
-    """The tree that `split_arrays` split."""
+    """The tree that `split_arrays` or `split_shapes` split."""
     treedef, leaves = static
     it = iter(arrays)
     return treedef.unflatten([next(it) if leaf is _LEAF else leaf.value for leaf in leaves])

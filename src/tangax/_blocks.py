@@ -1,0 +1,344 @@
+"""Blocks of examples in a memory budget: how large, how many stay, and in which order.
+
+Blocks of rows stay resident, as many as fit; blocks of columns pass them by. Everything here reads
+shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._frame import even
+from ._halves import Call, Halves, InExamples, InFactors, InOutputs
+from ._memory import in_bytes, nbytes
+from ._plan import short
+
+# The share of what is free that a run may take, and of its budget what is planned with: the rest is
+# left to the compiler, to the allocator, and to what XLA holds beyond the estimates.
+SHARE, PLANNED = 0.5, 0.75
+# Examples of a block: enough for good matrix products, few enough that half of a kernel is half.
+BLOCK = {"cpu": 128}
+LARGE_BLOCK = 1024
+# Bytes that evaluating some of them at a time takes, whatever the budget, if that fits: budgets are
+# not to change the bits of a kernel.
+CHUNK = {"cpu": 2**26}
+LARGE_CHUNK = 2**31
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides every bit of a kernel besides `f` and its arguments; a store keeps it.
+
+    `block`: examples of a tile's side; `chunk`: evaluated at a time; `kind` of halves, and `forms`
+    of leaves; `memory`: of the contraction of a tile.
+    """
+
+    block: int
+    chunk: int
+    kind: str
+    forms: tuple[str, ...]
+    memory: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """Blocks of rows that are resident at once, and for each column that passes which of them."""
+
+    rows: range
+    columns: list[tuple[int, list[int]]]
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """What a batched call will do, printed as a table.
+
+    `n`, `m`: examples; `resident`: blocks of rows that stay at once; `half`: bytes that are kept of
+    an example; `build`, `tile`: multiply-adds of an example's half, and of a tile. `held`: bytes by
+    name; `memory`: the budget. `arrays`: the result's by name, shape, dtype.
+    """
+
+    n: int
+    m: int
+    same: bool
+    joint: bool
+    recipe: Recipe
+    resident: int
+    half: tuple[int, int]
+    build: tuple[int, int]
+    tile: int
+    held: dict[str, int]
+    memory: int
+    arrays: tuple[tuple[str, tuple[int, ...], str], ...]
+    on_disk: bool
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """The number of blocks of either side."""
+        return -(-self.n // self.recipe.block), -(-self.m // self.recipe.block)
+
+    def rounds(self) -> Iterator[Round]:
+        """The order of the work. Of a symmetric kernel, tiles below the diagonal are left out."""
+        rows, columns = self.blocks
+        for start in range(0, rows, max(1, self.resident)):
+            here = range(start, min(start + self.resident, rows))
+            if self.joint:
+                yield Round(here, [(b, [b]) for b in here])
+            elif self.same:
+                passing = range(start, columns)
+                yield Round(here, [(b, [a for a in here if a <= b]) for b in passing])
+            else:
+                yield Round(here, [(b, list(here)) for b in range(columns)])
+
+    @property
+    def tiles(self) -> int:
+        """The number of tiles that are computed."""
+        rows, columns = self.blocks
+        return rows if self.joint else rows * (rows + 1) // 2 if self.same else rows * columns
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of examples whose kernel is computed or copied."""
+        return self.n if self.joint else self.n * self.m
+
+    @property
+    def evaluations(self) -> tuple[int, int]:
+        """How many examples' halves are computed, of `x1` and of `x2`."""
+        first = second = 0
+        for here in self.rounds():
+            first += self._examples(here.rows, self.n)
+            again = [b for b, _ in here.columns if not (self.same and b in here.rows)]
+            second += self._examples(again, self.m)
+        return (first + second, 0) if self.same else (first, second)
+
+    def _examples(self, blocks: Any, n: int) -> int:
+        size = self.recipe.block
+        return sum(min(size, n - b * size) for b in blocks)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds in all."""
+        return self.evaluating + self.contracting
+
+    @property
+    def evaluating(self) -> int:
+        """Multiply-adds of forward and backward passes, and of multiplying factors out."""
+        return sum(e * b for e, b in zip(self.evaluations, self.build, strict=True))
+
+    @property
+    def contracting(self) -> int:
+        """Multiply-adds of tiles."""
+        return self.tiles * self.tile
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held at most, as estimated."""
+        return sum(self.held.values())
+
+    def seconds(self, flops_per_second: float) -> float:
+        """The time that a device takes at a rate, two operations to a multiply-add."""
+        return 2 * self.multiply_adds / flops_per_second
+
+    def __str__(self) -> str:
+        """The table."""
+        size, (rows, columns) = self.recipe.block, self.blocks
+        count = sum(1 for _ in self.rounds())
+        first, second = self.evaluations
+        of = f"{first:,} of x1" if self.same else f"{first:,} of x1, {second:,} of x2"
+        what = {"factors": "factors", "outputs": "outputs", "examples": "no"}[self.recipe.kind]
+        out = sum(form != "kept" for form in self.recipe.forms)
+        detail = f", {out} of {len(self.recipe.forms)} leaves multiplied out" if out else ""
+        side = "pairs of equal examples" if self.joint else "x2=None: half of the tiles, the rest"
+        half = f" ({side} is copied)" if self.same and not self.joint else ""
+        where = "on disk" if self.on_disk else "in memory"
+        lines = [
+            *(f"{name}: {list(shape)} {dtype}, {where}" for name, shape, dtype in self.arrays),
+            f"examples: {self.n:,} of x1, {self.m:,} of x2",
+            f"tiles: {self.tiles:,} of {size} x {size}, from a grid of {rows} x {columns}{half}",
+            f"halves: {what}, {in_bytes(self.half[0])} an example{detail}; "
+            f"{self.recipe.chunk} examples are evaluated at a time",
+            f"resident: {min(self.resident * size, self.n):,} rows at a time, {count} "
+            f"round{'s' if count > 1 else ''}",
+            f"evaluations: {of}",
+            f"multiply-adds: evaluations {short(self.evaluating)}, tiles {short(self.contracting)}",
+            "bytes: "
+            + ", ".join(f"{name} {in_bytes(number)}" for name, number in self.held.items())
+            + f"; about {in_bytes(self.bytes)} of {in_bytes(self.memory)}",
+        ]
+        return "\n".join(lines)
+
+
+def plan_blocks(
+    call: Call,
+    memory: int,
+    batch_size: int | None,
+    *,
+    on_disk: bool,
+    recipe: Recipe | None = None,
+) -> tuple[BlockPlan, Halves]:
+    """The largest blocks that fit, and the halves that they are made of.
+
+    `recipe`: that of a run which this one continues. `ValueError` where one pair does not fit.
+    """
+    room = int(PLANNED * memory)
+    least = []
+    for kind in kinds(call) if recipe is None else [recipe.kind]:
+        tile_memory = room // 4 if recipe is None else recipe.memory
+        halves = halves_of(call, kind, tile_memory, recipe)
+        check_axes(call, halves)
+        sizes = sizes_of(call, halves, room, batch_size, recipe)
+        fitting = fit(call, halves, room, sizes, tile_memory, on_disk=on_disk)
+        if isinstance(fitting, BlockPlan):
+            return replace(fitting, memory=memory), halves
+        least.append(fitting)
+    need = -(-min(least) * 4 // 3)
+    what = "a pair of examples" if recipe is None and batch_size is None else "a pair of blocks"
+    hint = "" if on_disk else " Pass store= to write the kernel to disk."
+    msg = (
+        f"memory={in_bytes(memory)} is too small for {what}: at least about {in_bytes(need)} "
+        f"({need} bytes) is needed.{hint}"
+    )
+    raise ValueError(msg)
+
+
+def kinds(call: Call) -> list[str]:
+    """The kinds of halves to try, the best first."""
+    if "ntk" not in call.names:
+        return ["outputs"]
+    metas = [e.meta for e in InExamples.of(call, 1).examples]
+    joint = all(frame.joint for frame in call.frames(metas, [side.n for side in call.sides]))
+    return ["examples"] if joint or not call.fn.ntk_fn.has_plan else ["factors", "examples"]
+
+
+def check_axes(call: Call, halves: Halves) -> None:
+    """Refuse a sum over the examples, which is no kernel to be cut in blocks."""
+    metas = [example.meta for example in halves.examples]
+    for name, frame in zip(metas[0].names, call.frames(metas, [1, 1]), strict=True):
+        if frame.batch in frame.ax.trace:
+            msg = (
+                f"trace_axes sums over axis {frame.batch} of {name}, the examples, which batch "
+                f"cuts in blocks. Pass it in diagonal_axes, and take the mean of the result."
+            )
+            raise ValueError(msg)
+
+
+def halves_of(call: Call, kind: str, memory: int, recipe: Recipe | None) -> Halves:
+    """Halves of a kind."""
+    if kind == "outputs":
+        return InOutputs.of(call)
+    if kind == "examples":
+        return InExamples.of(call, memory)
+    return InFactors.of(call, memory, None if recipe is None else recipe.forms)
+
+
+def sizes_of(
+    call: Call, halves: Halves, room: int, batch_size: int | None, recipe: Recipe | None
+) -> list[tuple[int, int]]:
+    """Examples of a block and of a chunk, the largest first."""
+    if recipe is not None:
+        return [(recipe.block, recipe.chunk)]
+    longest = max(1, *(side.n for side in call.sides))
+    platform = jax.default_backend()
+    blocks = halvings(even(longest, BLOCK.get(platform, LARGE_BLOCK)).size)
+    if batch_size is not None:
+        blocks = [min(batch_size, longest)]
+    if halves.kind == "examples":  # a tile is one call
+        return [(block, block) for block in blocks]
+    evaluation = max(1, *(e.evaluation for e in halves.examples))
+    chunk = max(1, CHUNK.get(platform, LARGE_CHUNK) // evaluation)
+    if batch_size is not None:
+        return [(blocks[0], c) for c in halvings(min(blocks[0], chunk))]
+    chunks = halvings(max(1, min(chunk, room // 4 // evaluation)))
+    return [rounded(longest, block, min(block, chunks[0])) for block in blocks]
+
+
+def fit(
+    call: Call,
+    halves: Halves,
+    room: int,
+    sizes: list[tuple[int, int]],
+    tile_memory: int,
+    *,
+    on_disk: bool,
+) -> BlockPlan | int:
+    """The plan with the first sizes that fit; the bytes that the last need if none does."""
+    need = 0
+    for block, chunk in sizes:
+        recipe = Recipe(block, chunk, halves.kind, halves.forms, tile_memory)
+        found = block_plan(call, halves, recipe, room, on_disk=on_disk)
+        need = found.bytes
+        if need <= room:
+            return found
+    return need
+
+
+def halvings(most: int) -> list[int]:
+    """`most`, half of it, and so on to one."""
+    found = [max(1, most)]
+    while found[-1] > 1:
+        found.append(-(-found[-1] // 2))
+    return found
+
+
+def rounded(longest: int, block: int, chunk: int) -> tuple[int, int]:
+    """Blocks of equal chunks, as few as before."""
+    block = even(longest, block).size
+    chunk = even(block, chunk).size
+    return -(-block // chunk) * chunk, chunk
+
+
+def block_plan(
+    call: Call, halves: Halves, recipe: Recipe, room: int, *, on_disk: bool
+) -> BlockPlan:
+    """The plan of blocks of a size: as many rows stay as there is room for."""
+    n, m = (side.n for side in call.sides)
+    first, second = halves.examples
+    sizes = min(recipe.block, n), min(recipe.block, m)
+    half = nbytes(first.half), nbytes(second.half)
+    of_sides = sizes[0] * half[0], sizes[1] * half[1]
+    arrays = arrays_of(call, halves, (n, m))
+    evaluating = recipe.chunk * max(first.evaluation, second.evaluation) + max(of_sides)
+    tile = halves.price(sizes)
+    held = {
+        "kernel": 0 if on_disk else nbytes(arrays),
+        "resident halves": of_sides[0],
+        "passing halves": of_sides[1],
+        "evaluating or contracting": max(evaluating, tile.held),
+        "tiles": 3 * nbytes(arrays_of(call, halves, sizes)),
+        "inputs": 2 * sum(side.nbytes(b) for side, b in zip(call.sides, sizes, strict=True)),
+    }
+    spare = max(0, room - sum(held.values()))
+    resident = min(max(1, -(-n // recipe.block)), 1 + spare // max(1, of_sides[0]))
+    held["resident halves"] *= resident
+    return BlockPlan(
+        n=n,
+        m=m,
+        same=call.same,
+        joint=all(f.joint for f in call.frames([first.meta, second.meta], [n, m])),
+        recipe=recipe,
+        resident=resident,
+        half=half,
+        build=(first.build, second.build),
+        tile=tile.multiply_adds,
+        held=held,
+        memory=room,
+        arrays=tuple((name, a.shape, str(a.dtype)) for name, a in arrays.items()),
+        on_disk=on_disk,
+    )
+
+
+def arrays_of(call: Call, halves: Halves, sizes: tuple[int, int]) -> dict[str, Any]:
+    """Every array of the kernel of so many examples, by name: "ntk", or "ntk/1" of several."""
+    first, second = halves.examples
+    frames = call.frames([first.meta, second.meta], sizes)
+    found = {}
+    for name in call.names:
+        for r, frame in enumerate(frames):
+            dtype = jnp.promote_types(first.dtypes[name][r], second.dtypes[name][r])
+            label = f"{name}/{r}" if len(frames) > 1 else name
+            found[label] = jax.ShapeDtypeStruct(frame.result_shape, dtype)
+    return found

@@ -1,0 +1,219 @@
+"""Filling a kernel in: halves and tiles in the order of the plan, each computed once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._blocks import BlockPlan, Round
+from ._compiled import Compiled
+from ._finite import Finite
+from ._halves import Call, Half, Halves
+from ._tiles import Array, Index, is_kept
+from ._trees import is_concrete
+
+
+class Kept(Protocol):
+    """Where tiles are kept."""
+
+    def finished(self, index: Index) -> list[np.ndarray] | None:
+        """The parts of a tile that is there, if it is."""
+        ...
+
+    def write(self, index: Index, parts: Sequence[np.ndarray]) -> None:
+        """Keep a tile."""
+        ...
+
+
+def fill(
+    call: Call,
+    plan: BlockPlan,
+    halves: Halves,
+    arrays: Sequence[Array],
+    kept: Kept,
+    finite: Finite,
+    *,
+    progress: bool,
+) -> None:
+    """Compute the tiles that are not there."""
+    with bar(plan, shown=progress) as advance:
+        sink = Sink(plan, arrays, kept, finite, advance)
+        todo = {index for index in indices(plan) if not sink.is_finished(index)}
+        compute = Compute(call, plan, halves)
+        for here in plan.rounds():
+            fill_round(here, todo, compute, sink)
+
+
+def indices(plan: BlockPlan) -> Iterator[Index]:
+    """Every tile that is computed."""
+    for here in plan.rounds():
+        for b, rows in here.columns:
+            yield from ((a, b) for a in rows)
+
+
+def fill_round(here: Round, todo: set[Index], compute: Compute, sink: Sink) -> None:
+    """The tiles of some rows, column by column.
+
+    While a tile is on its way to where it is kept, the device computes the next; halves are
+    computed when nothing else is, lest what both hold stand beside each other.
+    """
+    resident: dict[int, Half] = {}
+    for b, rows in here.columns:
+        missing = [a for a in rows if (a, b) in todo]
+        if not missing:
+            continue
+        for a in missing:
+            if a not in resident:
+                sink.flush()
+                resident[a] = compute.half(0, a)
+        same = compute.call.same
+        column = resident.get(b) if same else None
+        if column is None:
+            sink.flush()
+            column = compute.half(1, b)
+            if same and b in here.rows:
+                resident[b] = column
+        for a in missing:
+            tile = compute.tile(resident[a], None if same and a == b else column)
+            sink.put((a, b), tile)
+    sink.flush()
+
+
+class Compute:
+    """Halves and tiles, compiled for each shape."""
+
+    def __init__(self, call: Call, plan: BlockPlan, halves: Halves) -> None:
+        self.call = call
+        self._plan = plan
+        self._halves = halves
+        self._half = Compiled(self._in_chunks)
+        self._tile = Compiled(halves.tile)
+
+    def half(self, side: int, block: int) -> Half:
+        """The half of a block; past the end stand copies of the last example."""
+        examples, recipe = self.call.sides[side], self._plan.recipe
+        size, start = min(recipe.block, examples.n), block * recipe.block
+        if recipe.kind == "examples":
+            x, kwargs = examples.block(start, size)
+            return x, kwargs
+        chunk = min(recipe.chunk, size)
+        x, kwargs = examples.block(start, -(-size // chunk) * chunk)
+        return jax.block_until_ready(self._half(side, size, chunk, x, self.call.params, kwargs))
+
+    def _in_chunks(
+        self, side: int, size: int, chunk: int, x: Any, params: Any, kwargs: dict[str, Any]
+    ) -> Half:
+        """The half of a block, some examples after the others.
+
+        In a loop of the compiler's, whose steps share their memory: fresh memory is slow. Where `f`
+        asks for values, in a loop of Python's.
+        """
+        cut = partial(self.call.sides[side].cut, x, kwargs, size=chunk)
+
+        def one(start: Any) -> Half:
+            x, kwargs = cut(start)
+            return self._halves.half(x, params, kwargs)
+
+        starts = range(0, size, chunk)
+        if len(starts) == 1:
+            return one(0)
+        if not is_concrete((x, kwargs)):
+            found = jax.lax.map(one, jnp.arange(0, size, chunk))
+            return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], found)
+        return jax.tree.map(lambda *a: jnp.concatenate(a)[:size], *map(one, starts))
+
+    def tile(self, first: Half, second: Half | None) -> list[jax.Array]:
+        """Every array of a tile, on its way."""
+        return self._tile(first, second, self.call.params)
+
+
+@dataclass
+class Sink:
+    """Takes tiles from the device, looks at them, keeps them and their transposes."""
+
+    plan: BlockPlan
+    arrays: Sequence[Array]
+    kept: Kept
+    finite: Finite
+    advance: Callable[[int], None]
+    pending: tuple[Index, list[jax.Array]] | None = None
+
+    def is_finished(self, index: Index) -> bool:
+        """Whether a tile and its transpose are there."""
+        for one in dict.fromkeys((index, self._twin(index))):
+            parts = self.kept.finished(one)
+            if parts is None:
+                return False
+            self.finite.check(one, self._of(one), parts)
+        self._count(index)
+        return True
+
+    def put(self, index: Index, tile: list[jax.Array]) -> None:
+        """Take a tile that is on its way, and keep the one before."""
+        before, self.pending = self.pending, (index, tile)
+        self._keep(before)
+
+    def flush(self) -> None:
+        """Keep what is on its way."""
+        before, self.pending = self.pending, None
+        self._keep(before)
+
+    def _keep(self, pending: tuple[Index, list[jax.Array]] | None) -> None:
+        if pending is None:
+            return
+        index, tile = pending
+        pairs = zip(self.arrays, tile, strict=True)
+        parts = [a.cut(np.asarray(part), index) for a, part in pairs if is_kept(a, index)]
+        arrays = self._of(index)
+        self.finite.check(index, arrays, parts)
+        self.kept.write(index, parts)
+        twin = self._twin(index)
+        if twin != index:
+            self.kept.write(
+                twin, [p.transpose(a.twins) for a, p in zip(arrays, parts, strict=True)]
+            )
+        self._count(index)
+
+    def _of(self, index: Index) -> list[Array]:
+        return [a for a in self.arrays if is_kept(a, index)]
+
+    def _twin(self, index: Index) -> Index:
+        return (index[1], index[0]) if self.plan.same else index
+
+    def _count(self, index: Index) -> None:
+        n, m = (
+            min(self.plan.recipe.block, total - b * self.plan.recipe.block)
+            for b, total in zip(index, (self.plan.n, self.plan.m), strict=True)
+        )
+        pairs = n if self.plan.joint else n * m * (1 + (self._twin(index) != index))
+        self.advance(pairs)
+
+
+@contextlib.contextmanager
+def bar(plan: BlockPlan, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Pairs and tiles done, pairs a second, time left; or nothing."""
+    if not shown:
+        yield lambda pairs: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        msg = "progress=True needs tqdm: pip install 'tangax[progress]'."
+        raise ImportError(msg) from error
+    tiles = 0
+    with tqdm(total=plan.pairs, unit=" pairs", unit_scale=True, desc="kernel") as bar:
+
+        def advance(pairs: int) -> None:
+            nonlocal tiles
+            tiles += 1
+            bar.set_postfix_str(f"{tiles} of {plan.tiles} tiles", refresh=False)
+            bar.update(pairs)
+
+        yield advance

@@ -1,0 +1,191 @@
+"""What a jaxpr looks like: equations, names, calls and loops. The same on every version of JAX."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex
+
+_CALLS = frozenset({"jit", "pjit", "remat2", "checkpoint", "closed_call", "call", "core_call"})
+
+
+_CALLS |= {"core_closed_call", "eval_jaxpr"}
+
+
+Equation = Any
+
+
+Variable = Any
+
+
+@dataclass(frozen=True)
+class Jaxpr:
+    """A jaxpr and the values of its constants."""
+
+    jaxpr: Any
+    consts: tuple[Any, ...]
+
+    @property
+    def equations(self) -> Sequence[Equation]:
+        """The equations in order."""
+        return self.jaxpr.eqns
+
+    @property
+    def invars(self) -> Sequence[Variable]:
+        """The variables of the arguments."""
+        return self.jaxpr.invars
+
+    @property
+    def outvars(self) -> Sequence[Variable]:
+        """The variables or literals of the results."""
+        return self.jaxpr.outvars
+
+    def environment(
+        self, args: Sequence[Any], constant: Callable[[Any], Any] = lambda value: value
+    ) -> dict[Variable, Any]:
+        """The values of arguments, and of constants or what is made of them."""
+        env = dict(zip(self.jaxpr.constvars, map(constant, self.consts), strict=True))
+        return env | dict(zip(self.jaxpr.invars, args, strict=True))
+
+
+def trace(f: Callable[..., Any], *args: Any) -> Jaxpr:
+    """The jaxpr of `f` at arguments or shapes."""
+    return unwrap(jax.make_jaxpr(f)(*args))
+
+
+def frozen(f: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """`f` as traced once at `args`: what it raises, it raises now, and it is not called again."""
+    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+    jaxpr, treedef = unwrap(closed), jax.tree.structure(shapes)
+
+    def replay(*args: Any) -> Any:
+        return jax.tree.unflatten(treedef, replayed(jaxpr, jax.tree.leaves(args), bind))
+
+    return replay
+
+
+def replayed(
+    jaxpr: Jaxpr,
+    args: Sequence[Any],
+    one: Callable[[Equation, Sequence[Any]], list[Any]],
+) -> list[Any]:
+    """The results of a jaxpr, its equations evaluated by `one`."""
+    env = jaxpr.environment(args)
+    for eqn in jaxpr.equations:
+        values = [read(env, v) for v in eqn.invars]
+        env |= dict(zip(eqn.outvars, one(eqn, values), strict=True))
+    return [read(env, v) for v in jaxpr.outvars]
+
+
+def unwrap(closed: Any) -> Jaxpr:
+    """A closed or an open jaxpr; JAX 0.12 has one class for both."""
+    return Jaxpr(getattr(closed, "jaxpr", closed), tuple(getattr(closed, "consts", ())))
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether `atom` is a value rather than a variable."""
+    return isinstance(atom, jex.Literal)
+
+
+def read(env: dict[Variable, Any], atom: Any) -> Any:
+    """The value of a variable or literal."""
+    return atom.val if is_literal(atom) else env[atom]
+
+
+def shape_dtype(atom: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a variable or literal."""
+    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
+
+
+def is_differentiable(atom: Any) -> bool:
+    """Whether a variable holds floating-point or complex numbers."""
+    return jnp.issubdtype(atom.aval.dtype, jnp.inexact)
+
+
+def name(eqn: Equation) -> str:
+    """The name of an equation's primitive."""
+    return eqn.primitive.name
+
+
+def bind(eqn: Equation, values: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation; custom derivative rules and rematerialisation stay in force."""
+    found = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = found if isinstance(found, tuple) else ([], found)
+    out = eqn.primitive.bind(*functions, *values, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def source(eqn: Equation) -> str:
+    """The user's line that made the equation, `file.py:12`, or nothing."""
+    traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
+    here = os.path.dirname(os.path.dirname(__file__))
+    ours = (os.path.dirname(jax.__file__) + os.sep, here + os.sep)
+    for frame in getattr(traceback, "frames", ()):
+        file = getattr(frame, "file_name", "")
+        if file and not file.startswith((*ours, "<")):
+            line = getattr(frame, "start_line", None) or getattr(frame, "line_num", "?")
+            return f"{os.path.basename(file)}:{line}"
+    return ""
+
+
+def subjaxprs(eqn: Equation) -> list[Any]:
+    """Jaxprs among an equation's parameters: branches of a `cond`, bodies of custom rules."""
+    found = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(getattr(item, "jaxpr", item), "eqns"):
+                found.append(item)
+    return found
+
+
+def called(eqn: Equation) -> Jaxpr | None:
+    """The body of a call that may be inlined (`jit`, `checkpoint`), else nothing."""
+    if name(eqn) not in _CALLS:
+        return None
+    body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return None if body is None else unwrap(body)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A `scan`: its body, and how its operands and results divide into consts, carry, xs and ys."""
+
+    body: Jaxpr
+    consts: int
+    carry: int
+    length: int
+    reverse: bool
+    unroll: int | bool
+
+
+def scan(eqn: Equation) -> Scan | None:
+    """The parts of a `scan`, else nothing.
+
+    JAX 0.12 has no `num_consts` and `num_carry`. On every version `ys` and `xs` have one dimension
+    more in the equation than in the body, and consts and carry have the same.
+    """
+    if name(eqn) != "scan":
+        return None
+    body = unwrap(eqn.params["jaxpr"])
+    stacked = [
+        len(outer.aval.shape) > len(inner.aval.shape)
+        for outer, inner in zip(eqn.invars, body.invars, strict=True)
+    ]
+    carry = sum(
+        len(outer.aval.shape) == len(inner.aval.shape)
+        for outer, inner in zip(eqn.outvars, body.outvars, strict=True)
+    )
+    params = eqn.params
+    return Scan(
+        body,
+        consts=len(stacked) - sum(stacked) - carry,
+        carry=carry,
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )

@@ -1,0 +1,106 @@
+"""Whole jaxprs: what they cost, compute with, and are told apart by."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._memory import nbytes
+from .core import Jaxpr, called, is_literal, name, scan, subjaxprs, unwrap
+from .sites import dot
+
+
+def multiply_adds(jaxpr: Jaxpr) -> int:
+    """Multiply-adds of the matrix products and convolutions of a jaxpr, loops counted in full."""
+    total = 0
+    for eqn in jaxpr.equations:
+        loop, body = scan(eqn), called(eqn)
+        if loop is not None:
+            total += loop.length * multiply_adds(loop.body)
+        elif body is not None:
+            total += multiply_adds(body)
+        elif name(eqn) == "dot_general":
+            dims, lhs = dot(eqn), eqn.invars[0].aval.shape
+            assert dims is not None
+            contracted = math.prod(lhs[a] for a in dims.contract[0])
+            total += math.prod(eqn.outvars[0].aval.shape) * contracted
+        elif name(eqn) == "conv_general_dilated":
+            kernel, spec = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
+            inserted = math.prod(eqn.params["lhs_dilation"])  # zeros between the entries
+            total += math.prod(eqn.outvars[0].aval.shape) * (
+                math.prod(kernel) // max(1, kernel[spec[0]] * inserted)
+            )
+        else:
+            total += max(
+                (multiply_adds(unwrap(b)) for b in subjaxprs(eqn)),
+                default=0,
+            )
+    return total
+
+
+def epsilon(jaxpr: Jaxpr) -> float:
+    """The precision of the shortest floating-point numbers in a jaxpr, nested ones included."""
+    dtypes = [v.aval.dtype for v in (*jaxpr.invars, *jaxpr.outvars)]
+    dtypes += [v.aval.dtype for eqn in jaxpr.equations for v in eqn.outvars]
+    found = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    nested = [epsilon(unwrap(b)) for eqn in jaxpr.equations for b in subjaxprs(eqn)]
+    return max([*found, *nested], default=0.0)
+
+
+def widest(jaxpr: Jaxpr) -> int:
+    """Bytes of the operands and results of the equation that has most, nested ones included."""
+    found = [
+        sum(
+            nbytes([v.aval for v in vs if hasattr(v.aval, "shape")]) for vs in (e.invars, e.outvars)
+        )
+        for e in jaxpr.equations
+    ]
+    nested = [widest(unwrap(b)) for eqn in jaxpr.equations for b in subjaxprs(eqn)]
+    return max([*found, *nested], default=0)
+
+
+def digest(jaxpr: Jaxpr, sha: Any) -> None:
+    """Hash what a jaxpr computes: equations, parameters, and the values of constants.
+
+    Variables count in the order in which they appear, and addresses in the names of functions are
+    left out, so that it is the same in another process.
+    """
+    numbers: dict[Any, int] = {}
+
+    def atom(a: Any) -> str:
+        if is_literal(a):
+            array = np.asarray(a.val)
+            sha.update(array.reshape(-1).view(np.uint8))
+            return f"{array.dtype}{array.shape}"
+        return f"{numbers.setdefault(a, len(numbers))}:{a.aval.str_short()}"
+
+    for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True):
+        sha.update(atom(var).encode())
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        sha.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+    for eqn in jaxpr.equations:
+        sha.update(name(eqn).encode())
+        for key, value in sorted(eqn.params.items()):
+            if not any(hasattr(v, "eqns") or hasattr(v, "jaxpr") for v in jax.tree.leaves(value)):
+                sha.update(f"{key}={_ADDRESS.sub('', str(value))}".encode())
+        for inner in subjaxprs(eqn):
+            digest(unwrap(inner), sha)
+        sha.update(" ".join(map(atom, (*eqn.invars, *eqn.outvars))).encode())
+    sha.update(" ".join(map(atom, (*jaxpr.invars, *jaxpr.outvars))).encode())
+
+
+def is_reverse_only(jaxpr: Jaxpr) -> bool:
+    """Whether a traced `jvp` has met a `custom_vjp`: it leaves an equation that cannot run."""
+    return any(
+        name(eqn) == "custom_lin" or any(is_reverse_only(unwrap(b)) for b in subjaxprs(eqn))
+        for eqn in jaxpr.equations
+    )
+
+
+_ADDRESS = re.compile(r"(?<= at )0x[0-9a-f]+")

@@ -1,0 +1,251 @@
+"""Kernels of any number of examples: block by block, in bounded memory, to disk if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+
+from ._axes import is_int
+from ._blocks import SHARE, BlockPlan, Recipe, plan_blocks
+from ._examples import check_values, sides
+from ._filling import Kept, fill
+from ._fingerprint import fingerprint
+from ._finite import MODES, Finite
+from ._get import kernel_tuple
+from ._halves import Call, Halves, pair_of
+from ._kernel_fns import KernelFn, NngpFn, NtkFn
+from ._memory import budget
+from ._sides import check_examples_are_independent
+from ._tiles import Array, InMemory, arrays_of
+from .store import OnDisk, created, local_path, locked, opened, recipe_of
+
+
+def batch(
+    kernel_fn: Any,
+    batch_size: int | None = None,
+    *,
+    memory: int | str | None = None,
+    store: Any = None,
+    progress: bool = False,
+    on_nonfinite: str = "warn",
+) -> BatchedFn | BatchedKernelFn:
+    """A kernel function that takes any number of examples, block by block, in bounded memory.
+
+        Theta[n,m] = tile of (block of n, block of m),   from halves: factors(x1[n]), factors(x2[m])
+
+    Each half is computed once and kept as long as memory allows: blocks of rows stay resident,
+    blocks of columns pass them by. `x2=None` computes half of the tiles and copies the rest.
+
+    Args:
+        kernel_fn: what `empirical_ntk_fn`, `empirical_nngp_fn` or `empirical_kernel_fn` returned,
+            or that under `jax.jit`. `vmap_axes=None`, and an NNGP, which has none, are taken as
+            `vmap_axes=0`.
+        batch_size: examples of a tile's side; by default chosen to fit `memory`.
+        memory: the budget for host and device together, in bytes or as a string like "8GiB":
+            halves, intermediates, tiles, and the kernel unless it goes to disk, but not `x1`, `x2`
+            and `params`, which are yours. Half of what is free unless given.
+        store: a path or Zarr store to write to (Zarr v3, one chunk for each tile). Called again
+            after it was stopped, by whatever, the function continues; a finished kernel is checked
+            and returned at once. Needs `pip install 'tangax[store]'`.
+        progress: whether to show a bar. Needs `pip install 'tangax[progress]'`.
+        on_nonfinite: what to do about entries that are NaN or infinite: "warn", "raise", "ignore".
+
+    Returns:
+        A function with the signature of `kernel_fn`. `x1` and `x2` may also be NumPy memory maps or
+        Zarr arrays, or trees of them; they are read block by block. Kernels are NumPy arrays, or
+        Zarr arrays with `store`, of the shape and dtype that `kernel_fn` gives. They do not depend
+        on the blocks beyond rounding, and for the same blocks are the same to the last bit.
+        `.explain(...)`, with the same arguments or `jax.ShapeDtypeStruct`s, prints the plan.
+
+    Raises:
+        ValueError: a budget that is too small, with the least that works; examples of unequal
+            number; a path that cannot be written, or holds another kernel, with what differs; an
+            unknown option; a traced batch axis.
+        TypeError: what is no kernel function of Tangax; a call under `jit`.
+        RuntimeError: another run uses the store.
+        FloatingPointError: entries that are not finite, with `on_nonfinite="raise"`.
+
+    Cost: with `r` resident rows, `n + m * ceil(n / r)` halves; with `x2=None` `n` if `r >= n`, else
+    about `n * (n / r) / 2`. A contraction for each tile. Memory: see `memory`.
+
+    Source: Novak et al., "Neural Tangents" (2020), section 3.2, for kernels in batches; halves that
+    are kept are from Novak, Sohl-Dickstein, Schoenholz, "Fast Finite Width Neural Tangent Kernel"
+    (2022), where they are factors of one tile.
+
+    Example:
+        >>> import jax, tangax as nt
+        >>> f = lambda w, x: jax.numpy.tanh(x @ w)
+        >>> w, x = jax.random.normal(jax.random.key(0), (2, 5, 5))
+        >>> kernel_fn = nt.batch(nt.empirical_kernel_fn(f, vmap_axes=0), memory="100MiB")
+        >>> kernel_fn(x, None, "ntk", w).shape
+        (5, 5)
+    """
+    kernel_fn = getattr(kernel_fn, "__wrapped__", kernel_fn)
+    if batch_size is not None and (not is_int(batch_size) or batch_size < 1):
+        raise ValueError(f"batch_size must be a positive integer or None, got {batch_size!r}.")
+    if on_nonfinite not in MODES:
+        raise ValueError(f"on_nonfinite must be one of {MODES}, got {on_nonfinite!r}.")
+    if memory is not None:
+        budget(memory)
+    options = Options(batch_size, memory, store, progress, on_nonfinite)
+    if isinstance(kernel_fn, KernelFn):
+        return BatchedKernelFn(Batched(kernel_fn, options))
+    if isinstance(kernel_fn, NtkFn):
+        nngp_fn = NngpFn(kernel_fn.f, kernel_fn.trace_axes, kernel_fn.diagonal_axes)
+        return BatchedFn(Batched(KernelFn(nngp_fn, kernel_fn), options), "ntk")
+    if isinstance(kernel_fn, NngpFn):
+        ntk_fn = NtkFn(kernel_fn.f, kernel_fn.trace_axes, kernel_fn.diagonal_axes, vmap_axes=0)
+        return BatchedFn(Batched(KernelFn(kernel_fn, ntk_fn), options), "nngp")
+    msg = (
+        "batch takes what empirical_kernel_fn, empirical_ntk_fn or empirical_nngp_fn returned, "
+        f"got {type(kernel_fn).__name__}."
+    )
+    raise TypeError(msg)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `batch`."""
+
+    batch_size: int | None
+    memory: int | str | None
+    store: Any
+    progress: bool
+    on_nonfinite: str
+
+
+@dataclass(frozen=True, eq=False)
+class BatchedFn:
+    """An NTK or NNGP in blocks."""
+
+    batched: Batched
+    name: str
+
+    def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+        """The kernel."""
+        return self.batched.run((self.name,), x1, x2, params, kwargs)[0]
+
+    def explain(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> BlockPlan:
+        """The blocks of a call, as a value that prints as a table. Computes nothing."""
+        return self.batched.plan((self.name,), x1, x2, params, kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchedKernelFn:
+    """NTK and NNGP in blocks."""
+
+    batched: Batched
+
+    def __call__(self, x1: Any, x2: Any, get: Any = None, params: Any = None, **kwargs: Any) -> Any:
+        """The kernels that `get` names; `kernel_fn(x1, x2, params)` gives both."""
+        names, single, params = self.batched.fn.request(get, params)
+        kernels = self.batched.run(names, x1, x2, params, kwargs)
+        return kernels[0] if single else kernel_tuple(names)(*kernels)
+
+    def explain(
+        self, x1: Any, x2: Any, get: Any = None, params: Any = None, **kwargs: Any
+    ) -> BlockPlan:
+        """The blocks of a call, as a value that prints as a table. Computes nothing."""
+        names, _, params = self.batched.fn.request(get, params)
+        return self.batched.plan(names, x1, x2, params, kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class Batched:
+    """Kernels in blocks."""
+
+    fn: KernelFn
+    options: Options
+
+    def plan(
+        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+    ) -> BlockPlan:
+        """What `run` will do."""
+        return self._plan(self._call(names, x1, x2, params, kwargs))[0]
+
+    def run(
+        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+    ) -> list[Any]:
+        """The kernels by name."""
+        call = self._call(names, x1, x2, params, kwargs)
+        check_values(call.sides, params)
+        if self.options.store is not None:
+            with locked(self.options.store):
+                return self._on_disk(call)
+        plan, halves = self._plan(call)
+        kept = InMemory(arrays_of(plan, call, halves))
+        self._fill(call, plan, halves, kept.arrays, kept)
+        return trees(call, halves, kept.kernels)
+
+    def _on_disk(self, call: Call) -> list[Any]:
+        from . import __version__
+
+        store = local_path(self.options.store) or self.options.store
+        found, group = fingerprint(call, __version__), opened(store, "r+")
+        recipe = None
+        if group is not None:
+            recipe = recipe_of(group, store, found, self.options.batch_size)
+        plan, halves = self._plan(call, recipe)
+        arrays = arrays_of(plan, call, halves)
+        manifest = {
+            "fingerprint": found,
+            "kernels": list(call.names),
+            "outputs": list(halves.examples[0].meta.names),
+            "examples": [plan.n, plan.m],
+            "jax": jax.__version__,
+        }
+        group = created(store, plan, arrays, manifest)
+        self._fill(call, plan, halves, arrays, OnDisk(group, arrays))
+        group = opened(store)
+        return trees(call, halves, [group[a.name] for a in arrays])
+
+    def _call(
+        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+    ) -> Call:
+        fn = self.fn
+        if fn.ntk_fn.vmap_axes is None:
+            fn = replace(fn, ntk_fn=replace(fn.ntk_fn, vmap_axes=0))
+        return Call(fn, names, sides(x1, x2, fn.ntk_fn.vmap_axes, kwargs), params)
+
+    def _plan(self, call: Call, recipe: Recipe | None = None) -> tuple[BlockPlan, Halves]:
+        size, on_disk = self.options.batch_size, self.options.store is not None
+        memory = budget(self.options.memory, SHARE)
+        return plan_blocks(call, memory, size, on_disk=on_disk, recipe=recipe)
+
+    def _fill(
+        self, call: Call, plan: BlockPlan, halves: Halves, arrays: Sequence[Array], kept: Kept
+    ) -> None:
+        if call.fn.ntk_fn.check_vmap:
+            check(call)
+        finite = Finite(self.options.on_nonfinite)
+        fill(call, plan, halves, arrays, kept, finite, progress=self.options.progress)
+        finite.tell()
+
+
+def trees(call: Call, halves: Halves, arrays: Sequence[Any]) -> list[Any]:
+    """The arrays of every kernel in the tree of the outputs."""
+    treedef = halves.examples[0].meta.treedef
+    each = treedef.num_leaves
+    parts = [arrays[a * each : (a + 1) * each] for a in range(len(call.names))]
+    return [treedef.unflatten(part) for part in parts]
+
+
+def check(call: Call) -> None:
+    """Refuse an `f` that mixes examples, if the first ones show it."""
+    fn = call.fn.ntk_fn
+    for side in call.sides[: 2 - call.same]:
+        if side.n < 2:
+            continue
+        x, kwargs = side.block(0, min(side.n, CHECKED))
+        if "ntk" in call.names:
+            fn._check(fn._pair("factors", x, None, call.params, kwargs))
+        else:
+            pair = pair_of(call, x, call.params, kwargs)
+            check_examples_are_independent(pair.first, [], pair.names)
+
+
+# Examples among which two that differ are sought.
+CHECKED = 16

@@ -1,0 +1,296 @@
+"""Kernels on disk: Zarr arrays with a chunk for each tile, and a manifest of what they hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._blocks import BlockPlan, Recipe
+from ._get import kernel_tuple
+from ._tiles import Array, Index, is_kept
+
+# The attribute that holds the manifest, and the array of checksums, a row of tiles to a chunk.
+MANIFEST, TILES, FORMAT = "tangax", "tiles", 1
+# Marks a tile as finished, beside its checksum.
+DONE = 2**32
+
+# Store objects without a file to lock that a run of this process uses.
+_IN_USE: set[int] = set()
+
+
+def load_kernel(store: Any) -> Any:
+    """Open a kernel that `batch` has written, without reading it.
+
+    Args:
+        store: the path, or a Zarr store object, that was given to `batch`.
+
+    Returns:
+        A read-only Zarr array; its `attrs["tangax"]` is the manifest: fingerprints of what the
+        kernel was computed from, blocks, versions. Several outputs of `f` give a dict of arrays by
+        the name of the output, several kernels a namedtuple of them.
+
+    Raises:
+        ValueError: there is no kernel, or it is unfinished.
+        ImportError: Zarr is missing.
+
+    Cost: reads the manifest and 8 bytes for each tile. Tiles have checksums of their own, which
+    Zarr verifies when it reads them.
+
+    Example:
+        >>> import jax, tangax as nt, tempfile
+        >>> f = lambda w, x: jax.numpy.tanh(x @ w)
+        >>> w, x = jax.random.normal(jax.random.key(0), (2, 5, 5))
+        >>> path = tempfile.mkdtemp() + "/kernel.zarr"
+        >>> ntk_fn = nt.batch(nt.empirical_ntk_fn(f, vmap_axes=0), 2, store=path)
+        >>> _ = ntk_fn(x, None, w)
+        >>> nt.load_kernel(path).shape
+        (5, 5)
+    """
+    group = opened(store)
+    if group is None:
+        raise ValueError(f"there is no kernel at {shown(store)}.")
+    manifest = manifest_of(group, store)
+    tiles = group[TILES][...]
+    done = int(np.count_nonzero(tiles))
+    if done < tiles.size:
+        msg = (
+            f"the kernel at {shown(store)} is unfinished: {done} of {tiles.size} tiles are there. "
+            "Run the call that began it again, and it continues."
+        )
+        raise ValueError(msg)
+    return by_name(group, manifest)
+
+
+def by_name(group: Any, manifest: dict[str, Any]) -> Any:
+    """The arrays of a finished store in the form that `load_kernel` documents."""
+    names, outputs = tuple(manifest["kernels"]), manifest["outputs"]
+    kernels = [
+        {output: group[f"{name}/{r}"] for r, output in enumerate(outputs)}
+        if len(outputs) > 1
+        else group[name]
+        for name in names
+    ]
+    return kernels[0] if len(names) == 1 else kernel_tuple(names)(*kernels)
+
+
+class OnDisk:
+    """A kernel in a Zarr store: finished tiles, and their checksums."""
+
+    def __init__(self, group: Any, arrays: Sequence[Array]) -> None:
+        self._arrays = arrays
+        self.kernels = [group[a.name] for a in arrays]
+        self._tiles = group[TILES]
+        self._sums = np.stack([self._read_sums(row) for row in range(self._tiles.shape[0])] or [[]])
+
+    def finished(self, index: Index) -> list[np.ndarray] | None:
+        """The parts of a tile that is there and as it was written."""
+        if not self._sums[self._row(index)]:
+            return None
+        try:
+            parts = [
+                np.asarray(kernel[array.region(index)])
+                for kernel, array in zip(self.kernels, self._arrays, strict=True)
+                if is_kept(array, index)
+            ]
+        except Exception:  # whatever a codec makes of a damaged file
+            parts = []
+        if checksum(parts) == int(self._sums[self._row(index)]):
+            return parts
+        self._mark(index, 0)
+        return None
+
+    def write(self, index: Index, parts: Sequence[np.ndarray]) -> None:
+        """Keep a tile, then its checksum: a tile without one is computed again."""
+        kept = [
+            (kernel, a)
+            for kernel, a in zip(self.kernels, self._arrays, strict=True)
+            if is_kept(a, index)
+        ]
+        for (kernel, array), part in zip(kept, parts, strict=True):
+            kernel[array.region(index)] = part
+        self._mark(index, checksum(parts))
+
+    def _read_sums(self, row: int) -> np.ndarray:
+        try:
+            return np.asarray(self._tiles[row])
+        except Exception:  # whatever a codec makes of a damaged file
+            return np.zeros(self._tiles.shape[1], np.uint64)
+
+    def _mark(self, index: Index, value: int) -> None:
+        row = self._row(index)
+        self._sums[row] = value
+        self._tiles[row[0]] = self._sums[row[0]]
+
+    def _row(self, index: Index) -> Index:
+        return index[0], index[1] if self._sums.shape[1] > 1 else 0
+
+
+def checksum(parts: Sequence[np.ndarray]) -> int:
+    """Of a tile's arrays; never zero."""
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part.tobytes(), total)
+    return DONE + total
+
+
+# Opening
+
+
+def opened(store: Any, mode: str = "r") -> Any:
+    """The group at a path or store, or `None`."""
+    zarr = zarr_module()
+    try:
+        return zarr.open_group(store, mode=mode)
+    except (FileNotFoundError, KeyError):
+        return None
+
+
+def recipe_of(
+    group: Any, store: Any, fingerprint: dict[str, str], batch_size: int | None
+) -> Recipe:
+    """The recipe of the run that a store belongs to; `ValueError` if it is another kernel's."""
+    manifest = manifest_of(group, store)
+    there = manifest["fingerprint"]
+    differ = [k for k in {**there, **fingerprint} if there.get(k) != fingerprint.get(k)]
+    if differ:
+        told = [f"{k} ({there.get(k)} there, {fingerprint.get(k)} here)"
+                if max(len(str(d.get(k))) for d in (there, fingerprint)) < 40 else k
+                for k in differ]  # fmt: skip
+        msg = (
+            f"the store {shown(store)} holds another kernel: these differ: {', '.join(told)}. "
+            "Choose another path, or remove the store."
+        )
+        raise ValueError(msg)
+    found = manifest["recipe"]
+    recipe = Recipe(**(found | {"forms": tuple(found["forms"])}))
+    longest = max(1, *manifest["examples"])
+    if batch_size is not None and min(batch_size, longest) != recipe.block:
+        msg = (
+            f"the store {shown(store)} has tiles of {recipe.block} examples, and batch_size is "
+            f"{batch_size}. Leave batch_size out to continue it, or choose another path."
+        )
+        raise ValueError(msg)
+    return recipe
+
+
+def manifest_of(group: Any, store: Any) -> dict[str, Any]:
+    """The manifest of a store."""
+    manifest = group.attrs.asdict().get(MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{shown(store)} is a Zarr group, but holds no kernel of this format.")
+    return manifest
+
+
+def created(store: Any, plan: BlockPlan, arrays: Sequence[Array], manifest: dict[str, Any]) -> Any:
+    """The group of a run, with what it lacks."""
+    zarr = zarr_module()
+    manifest = {"format": FORMAT, "recipe": asdict(plan.recipe), **manifest}
+    group = opened(store, "r+")
+    if group is None:
+        group = zarr.create_group(store, attributes={MANIFEST: manifest}, zarr_format=3)
+    rows, columns = plan.blocks
+    for array in arrays:
+        if array.name not in group:
+            group.create_array(
+                array.name,
+                shape=array.shape,
+                chunks=array.tile,
+                dtype=array.dtype,
+                fill_value=float("nan"),
+                compressors=[zarr.codecs.Crc32cCodec()],
+                config={"write_empty_chunks": True},
+                attributes={MANIFEST: manifest},
+            )
+    if TILES not in group:
+        shape = (rows, 1 if plan.joint else columns)
+        group.create_array(
+            TILES,
+            shape=shape,
+            chunks=(1, max(1, shape[1])),
+            dtype="uint64",
+            fill_value=0,
+            compressors=[zarr.codecs.Crc32cCodec()],
+        )
+    return group
+
+
+@contextlib.contextmanager
+def locked(store: Any) -> Iterator[None]:
+    """A store that no other run uses; `RuntimeError` if one does.
+
+    Of a local path by a lock on a file beside it, which ends with the process.
+    """
+    root = local_path(store)
+    if root is None:
+        if id(store) in _IN_USE:
+            raise RuntimeError(IN_USE.format(shown(store)))
+        _IN_USE.add(id(store))
+        try:
+            yield
+        finally:
+            _IN_USE.discard(id(store))
+        return
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+    try:
+        check_folder(root)
+        lock = FileLock(root.with_name(root.name + ".lock"), timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(IN_USE.format(root)) from None
+    except OSError as error:
+        raise ValueError(f"store={str(root)!r} cannot be written: {error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+IN_USE = "the store {} is in use by another run."
+MISSING = "store= needs zarr and filelock: pip install 'tangax[store]'."
+
+
+def check_folder(root: Path) -> None:
+    """Make the folder of a store; `ValueError` if something else is there."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    if root.is_dir():
+        if any(root.iterdir()) and not (root / "zarr.json").exists():
+            raise ValueError(f"store={str(root)!r} is a folder with other files in it.")
+        writable = root
+    elif root.exists():
+        raise ValueError(f"store={str(root)!r} is a file.")
+    else:
+        writable = root.parent
+    if not os.access(writable, os.W_OK):
+        raise PermissionError(f"no permission to write to {writable}")
+
+
+def local_path(store: Any) -> Path | None:
+    """The folder of a store, if it is one of this machine."""
+    if isinstance(store, (str, os.PathLike)):
+        return None if "://" in str(store) else Path(store).absolute()
+    root = getattr(store, "root", None)
+    return root.absolute() if isinstance(root, Path) else None
+
+
+def shown(store: Any) -> str:
+    """A store in a message."""
+    return str(local_path(store) or store)
+
+
+def zarr_module() -> Any:
+    """Zarr, or what to install."""
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+    return zarr

@@ -1,0 +1,446 @@
+"""Kernels in blocks, against the oracle and in one piece, and the plan that they follow."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from test_empirical import assert_equal, uniform
+
+import tangax as nt
+from tangax import _blocks, _filling
+
+# What such small kernels need is next to nothing; what blocks are made of is forced by budgets.
+SMALL = 100_000
+
+
+def conv(params, x):
+    """Two convolutions, whose Jacobians are multiplied out, and a dense layer, whose is not."""
+    dims = ("NHWC", "HWIO", "NHWC")
+    for w in params["convs"]:
+        x = jnp.tanh(jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=dims))
+    return x.reshape(x.shape[0], -1) @ params["w"] + params["b"]
+
+
+def conv_params():
+    convs = [uniform(1, 3, 3, 2, 3), uniform(2, 3, 3, 3, 3)]
+    return {"convs": convs, "w": uniform(3, 75, 4), "b": uniform(4, 4)}
+
+
+PARAMS = conv_params()
+X1, X2 = uniform(5, 7, 5, 5, 2), uniform(6, 5, 5, 5, 2)
+
+
+def two(params, x):
+    """Two outputs, the second with its examples last."""
+    y = conv(params, x)
+    return {"a": y, "b": jnp.sin(y).T}
+
+
+MAKERS = {
+    "ntk": partial(nt.empirical_ntk_fn, vmap_axes=0),
+    "nngp": nt.empirical_nngp_fn,
+    "1": partial(nt.empirical_ntk_fn, vmap_axes=0, implementation=1),
+    "2": partial(nt.empirical_ntk_fn, vmap_axes=0, implementation=2),
+    "3": partial(nt.empirical_ntk_fn, vmap_axes=0, implementation=3),
+}
+KINDS = {"ntk": "factors", "nngp": "outputs", "1": "examples", "2": "examples", "3": "factors"}
+
+
+def naive(name, f, x1, x2, **axes):
+    oracle = oracles.naive_nngp if name == "nngp" else oracles.naive_ntk
+    return oracle(f, PARAMS, x1, x2, **axes)
+
+
+AXES = {
+    "traced": {"trace_axes": (-1,)},
+    "full": {"trace_axes": ()},
+    "diagonal outputs": {"trace_axes": (), "diagonal_axes": (1,)},
+    "diagonal examples": {"trace_axes": (-1,), "diagonal_axes": (0,)},
+}
+
+
+@pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
+@pytest.mark.parametrize("name", MAKERS)
+def test_blocks_equal_the_oracle(name, axes):
+    joint = 0 in axes.get("diagonal_axes", ())
+    kernel_fn = nt.batch(MAKERS[name](conv, **axes), 3)
+    for x1, x2 in ((X1, None), (X1, X1[::-1] if joint else X2)):
+        found = kernel_fn(x1, x2, PARAMS)
+        assert isinstance(found, np.ndarray)
+        assert_equal(found, naive(name, conv, x1, x2, **axes))
+    expected = "outputs" if name == "nngp" else "examples" if joint else KINDS[name]
+    assert kernel_fn.explain(X1, None, PARAMS).recipe.kind == expected
+
+
+def test_leaves_are_multiplied_out_where_that_pays():
+    ntk_fn = nt.empirical_ntk_fn(conv, vmap_axes=0)
+    many = jax.ShapeDtypeStruct((1000, 5, 5, 2), "float64")
+    plan = nt.batch(ntk_fn).explain(many, None, PARAMS)
+    # The order of leaves: b, two convolutions, w.
+    assert plan.recipe.forms[1:] == ("normal form", "normal form", "kept")
+    structured = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0, implementation=3))
+    assert "normal form" not in structured.explain(many, None, PARAMS).recipe.forms[1:3]
+
+
+@pytest.mark.parametrize("n, m", [(1, None), (2, None), (7, None), (1, 5), (7, 2), (6, 6)])
+@pytest.mark.parametrize("size", [1, 3, 100, None])
+def test_lengths(n, m, size):
+    ntk_fn = nt.empirical_ntk_fn(conv, vmap_axes=0)
+    x2 = None if m is None else uniform(9, m, 5, 5, 2)
+    found = nt.batch(ntk_fn, size)(X1[:n], x2, PARAMS)
+    assert_equal(found, oracles.naive_ntk(conv, PARAMS, X1[:n], x2, trace_axes=(-1,)))
+    if m is None:
+        np.testing.assert_array_equal(found, found.T)
+
+
+@pytest.mark.parametrize("x2", [None, X2], ids=["same", "other"])
+def test_no_examples(x2):
+    ntk_fn = nt.empirical_ntk_fn(conv, vmap_axes=0)
+    found = nt.batch(ntk_fn, 3)(X1[:0], x2, PARAMS)
+    assert found.shape == (0, 0 if x2 is None else 5)
+
+
+@pytest.mark.parametrize("get", [None, "ntk", "nngp", ("ntk", "nngp")])
+def test_both_kernels_and_several_outputs(get):
+    kernel_fn = nt.empirical_kernel_fn(two, trace_axes=(), vmap_axes=(0, {"a": 0, "b": 1}, {}))
+    batched = nt.batch(kernel_fn, 2)
+    for x2 in (None, X2):
+        found, expected = batched(X1, x2, get, PARAMS), kernel_fn(X1, x2, get, PARAMS)
+        assert type(found) is type(expected)
+        jax.tree.map(assert_equal, found, expected)
+    assert batched(X1, X2, PARAMS)._fields == ("nngp", "ntk")
+
+
+def test_float32_does_not_depend_on_blocks():
+    params = jax.tree.map(lambda w: w.astype("float32"), PARAMS)
+    x = X1.astype("float32")
+    ntk_fn = nt.empirical_ntk_fn(conv, trace_axes=(), vmap_axes=0)
+    whole = np.asarray(ntk_fn(x, None, params))
+    for size in (1, 2, 3, 7):
+        found = nt.batch(ntk_fn, size)(x, None, params)
+        assert found.dtype == np.float32
+        assert np.abs(found - whole).max() < 2e-6 * np.abs(whole).max()
+
+
+def test_the_same_blocks_give_the_same_bits():
+    ntk_fn = nt.empirical_ntk_fn(conv, vmap_axes=0)
+    some = nt.batch(ntk_fn, 2, memory=SMALL)
+    many = nt.batch(ntk_fn, 2, memory="1GiB")
+    plans = [fn.explain(X1, None, PARAMS) for fn in (some, many)]
+    assert plans[0].resident < plans[1].resident == 4
+    np.testing.assert_array_equal(some(X1, None, PARAMS), many(X1, None, PARAMS))
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The halves and tiles that were computed."""
+    halves, tiles = [], []
+
+    class Counting(_filling.Compute):
+        def half(self, side, block):
+            halves.append((side, block))
+            return super().half(side, block)
+
+        def tile(self, first, second):
+            tiles.append(1)
+            return super().tile(first, second)
+
+    monkeypatch.setattr(_filling, "Compute", Counting)
+    return halves, tiles
+
+
+@pytest.mark.parametrize("x2", [None, X2], ids=["same", "other"])
+@pytest.mark.parametrize("memory", [SMALL, "1GiB"])
+def test_halves_are_computed_as_often_as_planned(memory, x2, computed):
+    halves, tiles = computed
+    ntk_fn = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0), 1, memory=memory)
+    plan = ntk_fn.explain(X1, x2, PARAMS)
+    assert_equal(ntk_fn(X1, x2, PARAMS), oracles.naive_ntk(conv, PARAMS, X1, x2, trace_axes=(-1,)))
+    assert len(halves) == sum(plan.evaluations)
+    assert len(tiles) == plan.tiles == (28 if x2 is None else 35)
+    r = plan.resident
+    assert (1 <= r < 7) if memory == SMALL else r == 7
+    if x2 is not None:
+        assert plan.evaluations == (7, 5 * -(-7 // r))
+    elif r == 7:
+        assert plan.evaluations == (7, 0)
+    else:
+        starts = range(0, 7, r)
+        assert plan.evaluations == (sum(7 - start for start in starts), 0)
+
+
+def test_a_budget_that_is_just_enough():
+    ntk_fn = nt.empirical_ntk_fn(conv, trace_axes=(), vmap_axes=0)
+    with pytest.raises(ValueError, match="too small for a pair of examples") as error:
+        nt.batch(ntk_fn, memory=1000)(X1, X2, PARAMS)
+    least = int(str(error.value).split("(")[1].split(" ")[0])
+    with pytest.raises(ValueError, match="at least about"):
+        nt.batch(ntk_fn, memory=least - 4000)(X1, X2, PARAMS)
+    found = nt.batch(ntk_fn, memory=least)(X1, X2, PARAMS)
+    assert_equal(found, oracles.naive_ntk(conv, PARAMS, X1, X2))
+
+
+def test_examples_in_place_of_factors_that_do_not_fit():
+    def wide(w, x):
+        return jnp.tanh(x[:, None, :] * w["scale"]) @ w["w"]  # [n, 3000, 4]
+
+    w = {"scale": uniform(0, 200, 1), "w": uniform(1, 4, 30)}
+    ntk_fn = nt.empirical_ntk_fn(wide, trace_axes=(1, 2), vmap_axes=0)
+    x = uniform(2, 3, 4)
+    whole = nt.batch(ntk_fn).explain(x, None, w)
+    tight = nt.batch(ntk_fn, memory="40MB")
+    assert whole.recipe.kind == "factors"
+    assert tight.explain(x, None, w).recipe.kind == "examples"
+    assert_equal(tight(x, None, w), oracles.naive_ntk(wide, w, x, trace_axes=(1, 2)))
+
+
+# Inputs
+
+
+class Source:
+    """Like an array on disk: shape, dtype, slices; never whole."""
+
+    def __init__(self, array, most):
+        self.array, self.most, self.shape, self.dtype = array, most, array.shape, array.dtype
+
+    def __getitem__(self, index):
+        part = self.array[index]
+        assert part.shape[0] <= self.most
+        return part
+
+
+def test_inputs_are_read_block_by_block(tmp_path):
+    x = np.asarray(X1)
+    expected = oracles.naive_ntk(conv, PARAMS, X1, trace_axes=(-1,))
+    ntk_fn = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0, check_vmap=False), 2)
+    assert_equal(ntk_fn(Source(x, 2), None, PARAMS), expected)
+    np.save(tmp_path / "x.npy", x)
+    assert_equal(ntk_fn(np.load(tmp_path / "x.npy", mmap_mode="r"), None, PARAMS), expected)
+    zarr = pytest.importorskip("zarr")
+    z = zarr.create_array(tmp_path / "x.zarr", shape=x.shape, chunks=(3, 5, 5, 2), dtype="f8")
+    z[...] = x
+    assert_equal(ntk_fn(z, None, PARAMS), expected)
+    assert_equal(ntk_fn(z, X2, PARAMS), oracles.naive_ntk(conv, PARAMS, X1, X2, trace_axes=(-1,)))
+
+
+def test_trees_of_inputs_and_axes_that_are_not_the_first():
+    def f(params, x, scale, kind):
+        y = x["left"].T @ params["w"] + x["all"]
+        return (jnp.sin(y) if kind == "sin" else y) * scale[:, None]
+
+    w = {"w": uniform(0, 3, 4)}
+    x = {"left": uniform(1, 3, 7), "all": uniform(2, 4)}
+    axes = ({"left": 1, "all": None}, 0, {"scale": 0})
+    kernel_fn = nt.empirical_kernel_fn(f, vmap_axes=axes)
+    kwargs = {"scale": uniform(3, 7), "kind": "sin"}
+    jax.tree.map(
+        assert_equal,
+        nt.batch(kernel_fn, 3)(x, None, w, **kwargs),
+        kernel_fn(x, None, w, **kwargs),
+    )
+    y = {"left": uniform(4, 3, 2), "all": uniform(5, 4)}
+    kwargs["scale"] = (kwargs["scale"], uniform(6, 2))
+    jax.tree.map(
+        assert_equal, nt.batch(kernel_fn, 3)(x, y, w, **kwargs), kernel_fn(x, y, w, **kwargs)
+    )
+
+
+def dropout(params, x, rng):
+    masks = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, x.shape[1:]))(rng)
+    return jnp.tanh((x * masks) @ params["w"])
+
+
+@pytest.mark.parametrize("x2", [None, "equal", "other"])
+def test_keys_go_to_both_sides_as_for_a_kernel_in_one_piece(x2):
+    x, keys = uniform(0, 5, 6), jax.random.split(jax.random.key(0), 5)
+    other = {"equal": jnp.array(x), "other": uniform(1, 5, 6)}.get(x2)
+    w = {"w": uniform(2, 6, 3)}
+    ntk_fn = nt.empirical_ntk_fn(dropout, vmap_axes=(0, 0, {"rng": 0}))
+    assert_equal(nt.batch(ntk_fn, 2)(x, other, w, rng=keys), ntk_fn(x, other, w, rng=keys))
+
+
+def test_no_vmap_axes_are_taken_as_zero_and_checked():
+    assert_equal(
+        nt.batch(nt.empirical_ntk_fn(conv), 3)(X1, None, PARAMS),
+        oracles.naive_ntk(conv, PARAMS, X1, trace_axes=(-1,)),
+    )
+
+    def mixing(params, x):
+        return conv(params, x - x.mean(0))
+
+    for make in (nt.empirical_ntk_fn, nt.empirical_nngp_fn):
+        with pytest.raises(ValueError, match="f mixes examples"):
+            nt.batch(make(mixing), 3)(X1, None, PARAMS)
+
+
+def test_a_jitted_kernel_function_is_taken_as_it_is():
+    kernel_fn = jax.jit(nt.empirical_kernel_fn(conv, vmap_axes=0), static_argnames="get")
+    found = nt.batch(kernel_fn, 3)(X1, None, "ntk", PARAMS)
+    assert_equal(found, oracles.naive_ntk(conv, PARAMS, X1, trace_axes=(-1,)))
+
+
+def test_a_function_that_reads_values():
+    def f(params, x, flag):
+        return conv(params, x) if flag else conv(params, -x)
+
+    ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=0)
+    found = nt.batch(ntk_fn, 3)(X1, None, PARAMS, flag=jnp.asarray(True))
+    assert_equal(found, oracles.naive_ntk(conv, PARAMS, X1, trace_axes=(-1,)))
+
+
+def test_lengths_that_change_the_layout():
+    """x1 and x2 use slices of a leaf that differ, so that neither is in the other's layout."""
+
+    def f(params, x):
+        return jnp.tanh(x @ params["w"][: x.shape[1]])
+
+    w = {"w": uniform(0, 6, 3)}
+    x, y = uniform(1, 3, 4), uniform(2, 5, 6)
+    found = nt.batch(nt.empirical_ntk_fn(f, vmap_axes=0), 2)(x, y, w)
+    assert_equal(found, oracles.naive_ntk(f, w, x, y, trace_axes=(-1,)))
+
+
+# Explaining
+
+
+def test_the_plan_is_told_without_data():
+    x1 = jax.ShapeDtypeStruct((60_000, 5, 5, 2), "float64")
+    x2 = jax.ShapeDtypeStruct((50_000, 5, 5, 2), "float64")
+    params = jax.eval_shape(conv_params)
+    plan = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0), memory="300MiB", store="x").explain(
+        x1, x2, params
+    )
+    assert (plan.n, plan.m) == (60_000, 50_000)
+    assert plan.bytes <= plan.memory == 300 * 2**20
+    assert plan.multiply_adds == plan.evaluating + plan.contracting > 0
+    assert plan.seconds(1e9) == 2 * plan.multiply_adds / 1e9
+    text = str(plan)
+    for part in (
+        "ntk: [60000, 50000]",
+        "on disk",
+        "60,000 of x1",
+        "rounds",
+        "leaves multiplied out",
+    ):
+        assert part in text, text
+    with pytest.raises(ValueError, match="store="):
+        nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0), memory="1GiB").explain(x1, x2, params)
+
+
+def test_blocks_are_even():
+    plan = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0)).explain(
+        jax.ShapeDtypeStruct((300, 5, 5, 2), "float64"), None, PARAMS
+    )
+    assert plan.blocks == (3, 3)
+    assert plan.recipe.block * 3 - 300 < plan.recipe.chunk
+    assert plan.recipe.block % plan.recipe.chunk == 0
+
+
+def test_sizes_fall_by_half():
+    assert _blocks.halvings(7) == [7, 4, 2, 1]
+
+
+# What is refused
+
+
+NTK = nt.empirical_ntk_fn(conv, vmap_axes=0)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"batch_size": 0}, "batch_size must be a positive integer"),
+        ({"batch_size": 2.0}, "batch_size must be a positive integer"),
+        ({"memory": "much"}, "memory must be"),
+        ({"on_nonfinite": "stop"}, "on_nonfinite must be one of"),
+    ],
+)
+def test_unknown_options(options, words):
+    with pytest.raises(ValueError, match=words):
+        nt.batch(NTK, **options)
+
+
+def test_what_is_no_kernel_function():
+    with pytest.raises(TypeError, match="batch takes what empirical_kernel_fn"):
+        nt.batch(conv)
+    with pytest.raises(TypeError):
+        nt.batch(NTK, device_count=2)
+
+
+def test_examples_of_unequal_number():
+    with pytest.raises(ValueError, match=r"x1\['b'\] has 3"):
+        nt.batch(NTK)({"a": X1, "b": X1[:3]}, None, PARAMS)
+
+
+def test_a_traced_batch_axis():
+    with pytest.raises(ValueError, match=r"trace_axes.*examples.*diagonal_axes"):
+        nt.batch(nt.empirical_ntk_fn(conv, trace_axes=(0,), vmap_axes=0))(X1, None, PARAMS)
+
+
+def test_tracers():
+    with pytest.raises(TypeError, match="outside jit"):
+        jax.jit(lambda x: nt.batch(NTK)(x, None, PARAMS))(X1)
+
+
+def test_inputs_without_examples():
+    with pytest.raises(ValueError, match="no leaf of x1 an axis of examples"):
+        nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=(None, 0, {})))(X1, None, PARAMS)
+
+
+# Entries that are not finite
+
+
+def broken(params, x):
+    """NaN for the third example, infinite kernels for the sixth."""
+    y = conv(params, x)
+    return y * jnp.where(jnp.arange(1) == 0, x[:, :1, 0, 0], 0)
+
+
+def with_nan(at):
+    return X1.at[at, 0, 0, 0].set(jnp.nan)
+
+
+def test_the_first_pair_that_is_not_finite_is_named():
+    x = with_nan(5)
+    for make in (nt.empirical_ntk_fn, nt.empirical_nngp_fn):
+        kernel_fn = make(conv) if make is nt.empirical_nngp_fn else make(conv, vmap_axes=0)
+        with pytest.warns(RuntimeWarning, match=r"x1\[0\] with x2\[5\]"):
+            found = nt.batch(kernel_fn, 3)(x, None, PARAMS)
+        assert np.isnan(found[5]).all() and np.isfinite(found[:5, :5]).all()
+        with pytest.raises(FloatingPointError, match=r"x1\[\d\] with x2\[5\]"):
+            nt.batch(kernel_fn, 3, on_nonfinite="raise")(x, None, PARAMS)
+        nt.batch(kernel_fn, 3, on_nonfinite="ignore")(x, None, PARAMS)
+
+
+# Progress
+
+
+def test_a_bar_only_if_asked_for(capsys):
+    nt.batch(NTK, 3)(X1, None, PARAMS)
+    assert capsys.readouterr() == ("", "")
+    nt.batch(NTK, 3, progress=True)(X1, None, PARAMS)
+    told = capsys.readouterr().err
+    assert "49.0/49.0" in told and "6 of 6 tiles" in told and "pairs/s" in told
+
+
+# Memory, measured
+
+PEAK = """
+import sys, psutil, resource
+import jax, jax.numpy as jnp
+{}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+RUN = """
+import numpy as np, tangax as nt
+sys.path.insert(0, {benchmarks!r})
+import networks
+f, params = networks.cnn(10)
+x = np.load({x!r}, mmap_mode="r")
+ntk_fn = nt.batch(nt.empirical_ntk_fn(f, vmap_axes=0), memory={memory!r})
+ntk_fn(x, None, params)
+"""

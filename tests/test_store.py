@@ -1,0 +1,314 @@
+"""Kernels on disk: what is written, what a run that was stopped leaves, and what is refused."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from test_batching import PARAMS, X1, X2, conv, two
+from test_empirical import assert_equal, uniform
+
+import tangax as nt
+from tangax import _filling
+from tangax.store import OnDisk, locked
+
+zarr = pytest.importorskip("zarr")
+
+NTK = nt.empirical_ntk_fn(conv, vmap_axes=0)
+
+
+def naive(x2=None, **axes):
+    return oracles.naive_ntk(conv, PARAMS, X1, x2, **({"trace_axes": (-1,)} | axes))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "kernel.zarr"
+
+
+@pytest.fixture
+def tiles(monkeypatch):
+    """How many tiles were computed."""
+    found = []
+
+    class Counting(_filling.Compute):
+        def tile(self, first, second):
+            found.append(1)
+            return super().tile(first, second)
+
+    monkeypatch.setattr(_filling, "Compute", Counting)
+    return found
+
+
+@pytest.mark.parametrize("x2", [None, X2], ids=["same", "other"])
+@pytest.mark.parametrize("axes", [{}, {"trace_axes": ()}], ids=["traced", "full"])
+def test_a_kernel_on_disk(path, axes, x2):
+    ntk_fn = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0, **axes), 3, store=path)
+    found = ntk_fn(X1, x2, PARAMS)
+    assert isinstance(found, zarr.Array) and found.read_only
+    assert found.metadata.zarr_format == 3
+    assert found.chunks == (3, 3, 4, 4)[: found.ndim]
+    in_memory = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0, **axes), 3)(X1, x2, PARAMS)
+    np.testing.assert_array_equal(found[...], in_memory)
+    assert_equal(found[...], naive(x2, **axes))
+    np.testing.assert_array_equal(zarr.open(path, mode="r")["ntk"][...], in_memory)
+    loaded = nt.load_kernel(str(path))
+    np.testing.assert_array_equal(loaded[...], in_memory)
+    manifest = loaded.attrs["tangax"]
+    assert manifest["fingerprint"]["kernels"] == "ntk"
+    assert manifest["examples"] == [7, 7 if x2 is None else 5]
+    assert {p.name for p in path.parent.iterdir()} <= {"kernel.zarr", "kernel.zarr.lock"}
+
+
+def test_diagonals_several_outputs_both_kernels(path):
+    make = lambda **axes: nt.empirical_kernel_fn(  # noqa: E731
+        two, vmap_axes=(0, {"a": 0, "b": 1}, {}), **axes
+    )
+    kernel_fn = make(trace_axes=())
+    found = nt.batch(kernel_fn, 2, store=path)(X1, X2, None, PARAMS)
+    expected = kernel_fn(X1, X2, None, PARAMS)
+    jax.tree.map(lambda a, b: assert_equal(a[...], b), found, expected)
+    loaded = nt.load_kernel(path)
+    assert loaded._fields == ("nngp", "ntk")
+    assert list(loaded.ntk) == ["f(params, x)['a']", "f(params, x)['b']"]
+    np.testing.assert_array_equal(loaded.ntk["f(params, x)['b']"][...], found.ntk["b"][...])
+    diagonal_fn = nt.empirical_ntk_fn(conv, diagonal_axes=(0,), vmap_axes=0)
+    diagonal = nt.batch(diagonal_fn, 2, store=path.with_name("d"))(X1, None, PARAMS)
+    assert_equal(diagonal[...], naive(diagonal_axes=(0,)))
+    assert nt.load_kernel(path.with_name("d")).shape == (7,)
+
+
+def test_a_zarr_store_object(tiles):
+    store = zarr.storage.MemoryStore()
+    ntk_fn = nt.batch(NTK, 3, store=store)
+    assert_equal(ntk_fn(X1, None, PARAMS)[...], naive())
+    assert len(tiles) == 6
+    assert_equal(ntk_fn(X1, None, PARAMS)[...], naive())
+    assert len(tiles) == 6
+    assert nt.load_kernel(store).shape == (7, 7)
+
+
+def stop_after(monkeypatch, count, error):
+    """Let so many chunks be written, then fail as a full disk does; or so many tiles, by Ctrl-C."""
+    if isinstance(error, KeyboardInterrupt):
+        return interrupt_after(monkeypatch, count // 2)
+    local = zarr.storage.LocalStore
+    real, left = local.set, [count]
+
+    async def set(self, key, value):
+        if "/c/" in key:
+            if not left[0]:
+                raise error
+            left[0] -= 1
+        await real(self, key, value)
+
+    monkeypatch.setattr(local, "set", set)
+
+
+def interrupt_after(monkeypatch, count):
+    real, left = OnDisk.write, [count]
+
+    def write(self, index, parts):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(self, index, parts)
+
+    monkeypatch.setattr(OnDisk, "write", write)
+
+
+@pytest.mark.parametrize("x2", [None, X2], ids=["same", "other"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("count", [0, 1, 4, 5])
+def test_a_run_that_was_stopped_continues(path, tiles, monkeypatch, count, error, x2):
+    ntk_fn = nt.batch(NTK, 3, store=path)
+    expected = nt.batch(NTK, 3)(X1, x2, PARAMS)
+    every = len(tiles)
+    with monkeypatch.context() as patch:
+        stop_after(patch, count, error)
+        with pytest.raises(type(error)):
+            ntk_fn(X1, x2, PARAMS)
+    with pytest.raises(ValueError, match=r"unfinished: \d of \d tiles"):
+        nt.load_kernel(path)
+    # Every tile is a chunk and its mark, twice where it has a transpose.
+    tiles.clear()
+    np.testing.assert_array_equal(ntk_fn(X1, x2, PARAMS)[...], expected)
+    if count >= 4:
+        assert len(tiles) < every
+    tiles.clear()
+    np.testing.assert_array_equal(ntk_fn(X1, x2, PARAMS)[...], expected)
+    assert not tiles
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "emptied", "removed"])
+@pytest.mark.parametrize("place", ["0/0", "0/2", "2/2"])
+def test_a_damaged_tile_is_computed_again(path, tiles, damage, place):
+    ntk_fn = nt.batch(NTK, 3, store=path)
+    expected = ntk_fn(X1, None, PARAMS)[...]
+    tiles.clear()
+    file = path / "ntk" / "c" / place
+    good = file.read_bytes()
+    if damage == "removed":
+        file.unlink()
+    else:
+        flipped = bytes([good[0] ^ 1]) + good[1:]
+        file.write_bytes({"flipped": flipped, "truncated": good[:9], "emptied": b""}[damage])
+    np.testing.assert_array_equal(ntk_fn(X1, None, PARAMS)[...], expected)
+    assert len(tiles) == 1
+    assert file.read_bytes() == good
+
+
+def test_a_damaged_list_of_tiles(path, tiles):
+    ntk_fn = nt.batch(NTK, 3, store=path)
+    expected = ntk_fn(X1, None, PARAMS)[...]
+    (path / "tiles" / "c" / "0" / "0").write_bytes(b"none")
+    tiles.clear()
+    np.testing.assert_array_equal(ntk_fn(X1, None, PARAMS)[...], expected)
+    assert len(tiles) == 3
+
+
+def changed(**options):
+    return nt.empirical_ntk_fn(conv, **({"vmap_axes": 0} | options))
+
+
+OTHERS = {
+    "x1": (NTK, X1 + 1, None, PARAMS),
+    "x2": (NTK, X1, X2, PARAMS),
+    "parameters": (NTK, X1, None, PARAMS | {"b": PARAMS["b"] + 1}),
+    "function": (nt.empirical_ntk_fn(lambda p, x: 2 * conv(p, x), vmap_axes=0), X1, None, PARAMS),
+    "trace_axes": (changed(trace_axes=()), X1, None, PARAMS),
+    "diagonal_axes": (changed(diagonal_axes=(0,)), X1, None, PARAMS),
+    "precision": (changed(precision="default"), X1, None, PARAMS),
+    "implementation": (changed(implementation=3), X1, None, PARAMS),
+    "kernels": (nt.empirical_nngp_fn(conv), X1, None, PARAMS),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_the_store_of_another_kernel(path, what):
+    nt.batch(NTK, 3, store=path)(X1, None, PARAMS)
+    kernel_fn, x1, x2, params = OTHERS[what]
+    with pytest.raises(ValueError, match=rf"holds another kernel: these differ: .*{what}"):
+        nt.batch(kernel_fn, 3, store=path)(x1, x2, params)
+
+
+def test_other_blocks_and_rules_and_constants(path):
+    nt.batch(NTK, 3, store=path)(X1, None, PARAMS)
+    with pytest.raises(ValueError, match="tiles of 3 examples, and batch_size is 2"):
+        nt.batch(NTK, 2, store=path)(X1, None, PARAMS)
+    # Whatever memory there is now, the blocks are those of the store.
+    np.testing.assert_array_equal(
+        nt.batch(NTK, memory="100MiB", store=path)(X1, None, PARAMS)[...],
+        nt.batch(NTK, 3)(X1, None, PARAMS),
+    )
+    c = uniform(0, 4)
+    one, other = (
+        nt.empirical_ntk_fn(lambda p, x, c=c: conv(p, x) * c, vmap_axes=0) for c in (c, c + 1)
+    )
+    nt.batch(one, 3, store=path.with_name("c"))(X1, None, PARAMS)
+    with pytest.raises(ValueError, match="these differ: function"):
+        nt.batch(other, 3, store=path.with_name("c"))(X1, None, PARAMS)
+
+    def with_rule(slope):
+        @jax.custom_jvp
+        def act(x):
+            return jnp.tanh(x)
+
+        act.defjvp(lambda primals, tangents: (act(*primals), slope * tangents[0]))
+        return nt.empirical_ntk_fn(lambda p, x: act(conv(p, x)), vmap_axes=0)
+
+    nt.batch(with_rule(1.0), 3, store=path.with_name("r"))(X1, None, PARAMS)
+    with pytest.raises(ValueError, match="these differ: function"):
+        nt.batch(with_rule(2.0), 3, store=path.with_name("r"))(X1, None, PARAMS)
+
+
+def test_a_store_in_use(path):
+    for store in (path, zarr.storage.MemoryStore()):
+        with locked(store), pytest.raises(RuntimeError, match="in use by another run"):
+            nt.batch(NTK, 3, store=store)(X1, None, PARAMS)
+        assert_equal(nt.batch(NTK, 3, store=store)(X1, None, PARAMS)[...], naive())
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "notes").write_text("")
+    for store, words in (
+        (file, "is a file"),
+        (file / "kernel.zarr", "cannot be written"),
+        (folder, "other files"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            nt.batch(NTK, 3, store=store)(X1, None, PARAMS)
+    zarr.create_group(tmp_path / "group.zarr")
+    with pytest.raises(ValueError, match="holds no kernel"):
+        nt.batch(NTK, 3, store=tmp_path / "group.zarr")(X1, None, PARAMS)
+    with pytest.raises(ValueError, match="there is no kernel"):
+        nt.load_kernel(tmp_path / "nothing.zarr")
+
+
+def test_entries_that_are_not_finite_are_told_of_again(path):
+    x = X1.at[5, 0, 0, 0].set(jnp.nan)
+    ntk_fn = nt.batch(NTK, 3, store=path)
+    for _ in range(2):  # computed, then found in the store
+        with pytest.warns(RuntimeWarning, match=r"x1\[0\] with x2\[5\]"):
+            ntk_fn(x, None, PARAMS)
+    assert np.isnan(nt.load_kernel(path)[5]).all()
+
+
+# A child that is killed
+
+CHILD = Path(__file__).with_name("killed.py")
+
+
+def child(path):
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "1"}
+    return subprocess.Popen(
+        [sys.executable, CHILD, path], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def killed_and_resumed(path, moments):
+    """Kill a child at random moments after it has begun, then let one finish."""
+    kills = 0
+    for moment in moments:
+        process = child(path)
+        assert process.stdout.readline() == b"begun\n", process.stderr.read().decode()
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    out, err = child(path).communicate(timeout=300)
+    assert out.split() == [b"begun", b"finished"], err.decode()
+    return kills
+
+
+def crash(path, count):
+    """A store after some kills against one without."""
+    random.seed(0)
+    start = time.monotonic()
+    killed_and_resumed(path.with_name("whole.zarr"), [])
+    took = time.monotonic() - start
+    moments = [random.uniform(0, 0.5 * took) for _ in range(count)]
+    assert killed_and_resumed(path, moments) > 0
+    a, b = (nt.load_kernel(p)[...] for p in (path, path.with_name("whole.zarr")))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_killed_run_continues(path):
+    crash(path, 2)
+
+
+@pytest.mark.crash
+def test_twenty_killed_runs_continue(path):
+    crash(path, 20)
