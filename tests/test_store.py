@@ -206,7 +206,7 @@ def test_other_blocks_and_rules_and_constants(path):
         nt.batch(NTK, 2, store=path)(X1, None, PARAMS)
     # Whatever memory there is now, the blocks are those of the store.
     np.testing.assert_array_equal(
-        nt.batch(NTK, memory="100MiB", store=path)(X1, None, PARAMS)[...],
+        nt.batch(NTK, memory="400MiB", store=path)(X1, None, PARAMS)[...],
         nt.batch(NTK, 3)(X1, None, PARAMS),
     )
     c = uniform(0, 4)

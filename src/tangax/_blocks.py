@@ -6,6 +6,7 @@ shapes alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,9 +19,9 @@ from ._halves import Call, Halves, InExamples, InFactors, InOutputs
 from ._memory import in_bytes, nbytes
 from ._plan import short
 
-# The share of what is free that a run may take, and of its budget what is planned with: the rest is
-# left to the compiler, to the allocator, and to what XLA holds beyond the estimates.
-SHARE, PLANNED = 0.5, 0.75
+# The share of what is free that a run may take. Of its budget what compiling takes, measured with
+# small networks, and of the remainder what is planned with: allocators hold more than they give.
+SHARE, RESERVE, PLANNED = 0.5, 2**28, 0.85
 # Examples of a block: enough for good matrix products, few enough that half of a kernel is half.
 BLOCK = {"cpu": 128}
 LARGE_BLOCK = 1024
@@ -167,7 +168,8 @@ class BlockPlan:
             f"multiply-adds: evaluations {short(self.evaluating)}, tiles {short(self.contracting)}",
             "bytes: "
             + ", ".join(f"{name} {in_bytes(number)}" for name, number in self.held.items())
-            + f"; about {in_bytes(self.bytes)} of {in_bytes(self.memory)}",
+            + f"; about {in_bytes(self.bytes)} of {in_bytes(self.memory)}, "
+            f"{in_bytes(RESERVE)} of which is for compiling",
         ]
         return "\n".join(lines)
 
@@ -184,7 +186,7 @@ def plan_blocks(
 
     `recipe`: that of a run which this one continues. `ValueError` where one pair does not fit.
     """
-    room = int(PLANNED * memory)
+    room = int(PLANNED * max(0, memory - RESERVE))
     least = []
     for kind in kinds(call) if recipe is None else [recipe.kind]:
         tile_memory = room // 4 if recipe is None else recipe.memory
@@ -195,12 +197,12 @@ def plan_blocks(
         if isinstance(fitting, BlockPlan):
             return replace(fitting, memory=memory), halves
         least.append(fitting)
-    need = -(-min(least) * 4 // 3)
+    need = RESERVE + math.ceil(min(least) / PLANNED)
     what = "a pair of examples" if recipe is None and batch_size is None else "a pair of blocks"
     hint = "" if on_disk else " Pass store= to write the kernel to disk."
     msg = (
         f"memory={in_bytes(memory)} is too small for {what}: at least about {in_bytes(need)} "
-        f"({need} bytes) is needed.{hint}"
+        f"({need} bytes) is needed, {in_bytes(RESERVE)} of it for compiling.{hint}"
     )
     raise ValueError(msg)
 

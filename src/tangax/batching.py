@@ -45,8 +45,9 @@ def batch(
             `vmap_axes=0`.
         batch_size: examples of a tile's side; by default chosen to fit `memory`.
         memory: the budget for host and device together, in bytes or as a string like "8GiB":
-            halves, intermediates, tiles, and the kernel unless it goes to disk, but not `x1`, `x2`
-            and `params`, which are yours. Half of what is free unless given.
+            halves, intermediates, tiles, 256 MiB for compiling, and the kernel unless it goes to
+            disk, but not `x1`, `x2` and `params`, which are yours. Half of what is free unless
+            given.
         store: a path or Zarr store to write to (Zarr v3, one chunk for each tile). Called again
             after it was stopped, by whatever, the function continues; a finished kernel is checked
             and returned at once. Needs `pip install 'tangax[store]'`.
@@ -79,7 +80,7 @@ def batch(
         >>> import jax, tangax as nt
         >>> f = lambda w, x: jax.numpy.tanh(x @ w)
         >>> w, x = jax.random.normal(jax.random.key(0), (2, 5, 5))
-        >>> kernel_fn = nt.batch(nt.empirical_kernel_fn(f, vmap_axes=0), memory="100MiB")
+        >>> kernel_fn = nt.batch(nt.empirical_kernel_fn(f, vmap_axes=0), memory="1GiB")
         >>> kernel_fn(x, None, "ntk", w).shape
         (5, 5)
     """
