@@ -125,7 +125,7 @@ def measure(
                 if "error" not in row and "error" not in rows[0]:
                     check(row, rows[0], np.load(to))
     run(rows, workers, work)
-    if not work.degree:
+    if not work.degree and not work.memory:
         compile_anew(rows, workers, work)
     stages = workers["tangax"].ask(LIMIT, do="stages", work=work.name)
     for row in rows:
@@ -139,9 +139,11 @@ def prepared(
     row: dict[str, Any], before: list[dict[str, Any]], worker: Worker, work: Workload, to: str
 ) -> dict[str, Any]:
     """Times of compiling and of the first run; the kernel is in the file `to`."""
-    limit = LIMIT + HOPELESS * (before[0].get("first", 0.0) if before else 0.0)
+    # Tangax's other choices need but be slower.
+    times = 1 if row["peer"] == "tangax" else HOPELESS
+    limit = LIMIT + times * (before[0].get("first", 0.0) if before else 0.0)
     if (row["peer"], row["method"]) in COMPILED:
-        limit = max(limit, PATIENCE)
+        limit = max(limit, 10 * PATIENCE if work.memory else PATIENCE)
     return worker.ask(limit, do="prepare", work=work.name, method=row["method"], to=to)
 
 
@@ -183,6 +185,17 @@ def compile_anew(rows: list[dict[str, Any]], workers: dict[str, Worker], work: W
         for row in quick:
             request = {"do": "compile", "work": work.name, "method": row["method"]}
             row["compiles"].append(workers[row["peer"]].ask(**request)["compile"])
+
+
+def scaled(work: Workload, rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `nt.batch` would take, from a smaller row."""
+    smaller = rows.get(work.scaled, {"methods": []})["methods"]
+    times = work.pairs / WORKLOADS[work.scaled].pairs if work.scaled else 1
+    return [
+        {**row, "method": f"{row['method']}, scaled", "seconds": times * row["seconds"]}
+        for row in smaller
+        if row["peer"] == "neural_tangents" and "batch" in row["method"] and "seconds" in row
+    ]
 
 
 def floors(names: list[str]) -> dict[str, Any]:
@@ -253,6 +266,7 @@ def main() -> None:
             forward = floor["forward"] / first["rates"]["macs"]
             found = measure(WORKLOADS[name], workers, free, forward)
             found |= {"floor": floor, "rates": first["rates"]}
+            found["methods"] += scaled(WORKLOADS[name], before["rows"] | results["rows"])
             tqdm.write(report.line(WORKLOADS[name], found["methods"], floor))
             rows = before["rows"] | results["rows"] | {name: found}
             results["rows"] = {name: rows[name] for name in WORKLOADS if name in rows}

@@ -24,7 +24,7 @@ class Environment:
 
 NEWEST = ("3.13", "3.12", "3.11")
 ENVIRONMENTS = {
-    "tangax": Environment(NEWEST, ("--editable", str(OURS), "flax")),
+    "tangax": Environment(NEWEST, ("--editable", f"{OURS}[store]", "flax")),
     "neural_tangents": Environment(
         ("3.11",),
         (

@@ -63,6 +63,10 @@ def counted(work: Workload) -> dict[str, int]:
         size = sum(a.nbytes for a in jax.tree.leaves(params))
         return {"forward": macs, "bytes": 2 * size}
     ntk_fn = nt.empirical_ntk_fn(f, on_jax.trace_axes(work), vmap_axes=0)
+    if work.memory:
+        blocks = nt.batch(ntk_fn, memory=work.memory).explain(x1, x2, params)
+        macs = {"backward": blocks.evaluating, "contraction": blocks.contracting}
+        return {"forward": 0, **macs, "bytes": x1.nbytes + 4 * work.pairs}
     plan = ntk_fn.explain(x1, x2, params)
     # The product of a bias is often that of its weight's cotangents: not counted.
     rows = [row for row in plan.rows if {site.kind for site in row.sites} != {"bias"}]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,7 +22,7 @@ def versions() -> dict[str, str]:
 
 def stages(work: Workload) -> dict[str, Method]:
     """What a kernel begins with: `f`, then that with backward passes and the factors."""
-    if work.degree:
+    if work.degree or work.memory:
         return {}
     f, params, x1, x2 = on_jax.arguments(work)
     ntk_fn = nt.empirical_ntk_fn(f, on_jax.trace_axes(work), vmap_axes=0)
@@ -42,8 +44,33 @@ def methods(work: Workload) -> dict[str, Method]:
     """By name."""
     if work.degree:
         return {"taylor": on_jax.taylor(nt.taylor_expand, work)}
+    if work.memory:
+        return {"auto": in_blocks(work, work.memory)}
     make = partial(nt.empirical_ntk_fn, trace_axes=on_jax.trace_axes(work), vmap_axes=0)
-    return {
+    found = {
         name: on_jax.kernel(partial(make, implementation=i), work)
         for i, name in enumerate(("auto", "jacobian", "vector products", "structured"))
     }
+    if work.batch_goal is not None:
+        found["batch"] = in_blocks(work, None)
+    return found
+
+
+def in_blocks(work: Workload, memory: str | None) -> Method:
+    """By `batch`, anew each time: every block is computed, and written if it goes to disk."""
+
+    def method() -> Callable[[], Any]:
+        f, params, x1, x2 = on_jax.arguments(work)
+        ntk_fn = nt.empirical_ntk_fn(f, on_jax.trace_axes(work), vmap_axes=0)
+        compiled = nt.batch(ntk_fn, memory=memory)
+
+        def run() -> Any:
+            if not work.to_disk:
+                return compiled(x1, x2, params)
+            with tempfile.TemporaryDirectory() as folder:
+                stored = nt.batch(ntk_fn, memory=memory, store=f"{folder}/kernel.zarr")
+                return stored(x1, x2, params)[...]
+
+        return run
+
+    return method

@@ -6,6 +6,7 @@ NumPy alone, so that every environment can read it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Workload:
     `traced`: over the outputs, else full. `degree`: of a Taylor expansion in place of a kernel.
     `goal`: how many times faster than the best peer it should be; `share`: of the floor's rate;
     `first`: the first call's time over that of Neural Tangents' implementation 3; `batch_goal`:
-    how many times faster than `nt.batch`.
+    how many times faster than `nt.batch`. `memory`: of a kernel by Tangax's `batch`, `to_disk` or
+    not; its only peer is the `nt.batch` of the row `scaled`, by the number of pairs.
     """
 
     name: str
@@ -29,6 +31,14 @@ class Workload:
     share: float | None = None
     first: float = 1.0
     batch_goal: float | None = None
+    memory: str = ""
+    to_disk: bool = False
+    scaled: str = ""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of examples."""
+        return self.n * (self.m or self.n)
 
     @property
     def shape(self) -> str:
@@ -36,6 +46,9 @@ class Workload:
         if self.degree:
             return f"degree {self.degree}"
         kind = "traced" if self.traced else "full"
+        if self.memory:
+            where = "to disk" if self.to_disk else "in memory"
+            return f"{self.n}x{self.n} {kind}, {self.outputs} outputs, {self.memory}, {where}"
         return f"{self.n}x{self.m or self.n} {kind}, {self.outputs} outputs"
 
 
@@ -51,6 +64,8 @@ def kernels(
         )
     return found
 
+
+STREAM: dict[str, Any] = {"share": 0.5, "batch_goal": 40, "scaled": "cnn 200x200 traced"}
 
 WORKLOADS: dict[str, Workload] = {
     work.name: work
@@ -69,6 +84,10 @@ WORKLOADS: dict[str, Workload] = {
         *kernels("gpt", 2, 64, goal=2, share=0.45),
         *kernels("gpt", 64, 16, goal=3, share=0.45),
         *kernels("rnn", 10, 16, goal=2, share=0.45),
+        Workload("stream 1000x1000", "cnn", 10, 1000, traced=True, memory="2GiB", **STREAM),
+        Workload(
+            "stream 2000x2000", "cnn", 10, 2000, traced=True, memory="4GiB", to_disk=True, **STREAM
+        ),
         *(
             Workload(f"taylor degree {d}", "mlp", 10, 20, degree=d, goal=4 if d == 6 else 1)
             for d in range(2, 7)
