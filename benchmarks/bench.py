@@ -211,8 +211,9 @@ def floors(names: list[str]) -> dict[str, Any]:
 
 
 def free_memory() -> float:
-    """Bytes."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes, with what the system's caches would give back."""
+    sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return 1024.0 * int(sizes["MemAvailable"].split()[0])
 
 
 def processor() -> str:

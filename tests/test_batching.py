@@ -142,7 +142,7 @@ def computed(monkeypatch):
     """The halves and tiles that were computed."""
     halves, tiles = [], []
 
-    class Counting(_filling.Compute):
+    class Counting(_filling.Halved):
         def half(self, side, block):
             halves.append((side, block))
             return super().half(side, block)
@@ -151,7 +151,7 @@ def computed(monkeypatch):
             tiles.append(1)
             return super().tile(first, second)
 
-    monkeypatch.setattr(_filling, "Compute", Counting)
+    monkeypatch.setattr(_filling, "Halved", Counting)
     return halves, tiles
 
 
@@ -263,6 +263,59 @@ def test_keys_go_to_both_sides_as_for_a_kernel_in_one_piece(x2):
     w = {"w": uniform(2, 6, 3)}
     ntk_fn = nt.empirical_ntk_fn(dropout, vmap_axes=(0, 0, {"rng": 0}))
     assert_equal(nt.batch(ntk_fn, 2)(x, other, w, rng=keys), ntk_fn(x, other, w, rng=keys))
+
+
+def test_one_key_for_inputs_that_are_equal_on_the_device():
+    def f(params, x, rng):
+        return jnp.tanh(x @ params["w"]) * jax.random.normal(rng, (3,))
+
+    x, key = np.asarray(uniform(0, 4, 6)), jax.random.key(0)
+    w = {"w": uniform(2, 6, 3)}
+    ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=0)
+    for x2 in (x.copy(), Source(x, 4), x[::-1]):
+        one = ntk_fn(x, np.asarray(x2.array if isinstance(x2, Source) else x2), w, rng=key)
+        assert_equal(nt.batch(ntk_fn, 2)(x, x2, w, rng=key), one)
+
+
+def test_leaves_that_are_no_arrays():
+    def f(params, x, kind):
+        y = params["act"](x @ params["w"]) * params["scale"]
+        return jnp.sin(y) if kind == "sin" else y
+
+    params = {"act": jnp.tanh, "w": uniform(0, 6, 3), "scale": 0.5, "none": None}
+    x = uniform(1, 5, 6)
+    for make in (partial(nt.empirical_ntk_fn, vmap_axes=0), nt.empirical_nngp_fn):
+        kernel_fn = make(f)
+        found = nt.batch(kernel_fn, 2)(x, None, params, kind="sin")
+        assert_equal(found, kernel_fn(x, None, params, kind="sin"))
+
+
+def test_leaves_on_disk_without_examples(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    table = np.asarray(uniform(1, 6))
+    z = zarr.create_array(tmp_path / "x.zarr", shape=(6,), chunks=(3,), dtype="f8")
+    z[...] = table
+    f = lambda w, x: jnp.tanh((x["x"] + x["all"]) @ w)  # noqa: E731
+    ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=({"x": 0, "all": None}, 0, {}))
+    w, x = uniform(0, 6, 3), uniform(2, 5, 6)
+    found = nt.batch(ntk_fn, 2)({"x": x, "all": z}, None, w)
+    assert_equal(found, ntk_fn({"x": x, "all": table}, None, w))
+
+
+def test_calls_of_one_shape_are_compiled_once():
+    traced = []
+
+    def f(params, x):
+        traced.append(1)
+        return conv(params, x)
+
+    ntk_fn = nt.batch(nt.empirical_ntk_fn(f, vmap_axes=0, check_vmap=False), 3)
+    first = ntk_fn(X1, None, PARAMS)
+    count = len(traced)
+    other = jax.tree.map(lambda w: w * 2, PARAMS)
+    assert_equal(ntk_fn(X1 + 1, None, other), oracles.naive_ntk(conv, other, X1 + 1, trace_axes=-1))
+    assert_equal(ntk_fn(X1, None, PARAMS), first)
+    assert len(traced) == count
 
 
 def test_no_vmap_axes_are_taken_as_zero_and_checked():
@@ -386,6 +439,21 @@ def test_a_traced_batch_axis():
 def test_tracers():
     with pytest.raises(TypeError, match="outside jit"):
         jax.jit(lambda x: nt.batch(NTK)(x, None, PARAMS))(X1)
+    with pytest.raises(TypeError, match="outside jit"):
+        jax.jit(lambda key: nt.batch(NTK)(X1, X2, PARAMS, rng=key))(jax.random.key(0))
+
+
+def test_outputs_of_two_kinds():
+    f = lambda w, x: {"a" if x.shape[1] == 3 else "b": x[:, :2] @ w}  # noqa: E731
+    with pytest.raises(ValueError, match="same tree for x1 and x2"):
+        nt.batch(nt.empirical_ntk_fn(f, vmap_axes=0))(
+            uniform(0, 4, 3), uniform(1, 4, 2), uniform(2, 2, 2)
+        )
+
+
+def test_tiny_budgets():
+    with pytest.raises(ValueError, match="too small for a pair of examples"):
+        nt.batch(NTK, memory=3)(X1, X2, PARAMS)
 
 
 def test_inputs_without_examples():
@@ -394,12 +462,6 @@ def test_inputs_without_examples():
 
 
 # Entries that are not finite
-
-
-def broken(params, x):
-    """NaN for the third example, infinite kernels for the sixth."""
-    y = conv(params, x)
-    return y * jnp.where(jnp.arange(1) == 0, x[:, :1, 0, 0], 0)
 
 
 def with_nan(at):
@@ -416,6 +478,12 @@ def test_the_first_pair_that_is_not_finite_is_named():
         with pytest.raises(FloatingPointError, match=r"x1\[\d\] with x2\[5\]"):
             nt.batch(kernel_fn, 3, on_nonfinite="raise")(x, None, PARAMS)
         nt.batch(kernel_fn, 3, on_nonfinite="ignore")(x, None, PARAMS)
+    diagonal_fn = nt.empirical_ntk_fn(conv, diagonal_axes=(0,), trace_axes=(), vmap_axes=0)
+    with pytest.warns(RuntimeWarning, match=r"x1\[5\] with x2\[5\]"):
+        nt.batch(diagonal_fn, 2)(x, None, PARAMS)
+    full_fn = nt.empirical_ntk_fn(conv, trace_axes=(), vmap_axes=0)
+    with pytest.warns(RuntimeWarning, match=r"x1\[0\] with x2\[4\]"):
+        nt.batch(full_fn, 2)(X1, with_nan(4), PARAMS)
 
 
 # Progress

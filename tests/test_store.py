@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,12 +40,12 @@ def tiles(monkeypatch):
     """How many tiles were computed."""
     found = []
 
-    class Counting(_filling.Compute):
+    class Counting(_filling.Halved):
         def tile(self, first, second):
             found.append(1)
             return super().tile(first, second)
 
-    monkeypatch.setattr(_filling, "Compute", Counting)
+    monkeypatch.setattr(_filling, "Halved", Counting)
     return found
 
 
@@ -228,6 +229,87 @@ def test_other_blocks_and_rules_and_constants(path):
     nt.batch(with_rule(1.0), 3, store=path.with_name("r"))(X1, None, PARAMS)
     with pytest.raises(ValueError, match="these differ: function"):
         nt.batch(with_rule(2.0), 3, store=path.with_name("r"))(X1, None, PARAMS)
+
+
+def test_a_refused_function_leaves_no_store(path):
+    mixing = nt.empirical_ntk_fn(lambda p, x: conv(p, x - x.mean(0)), vmap_axes=0)
+    with pytest.raises(ValueError, match="f mixes examples"):
+        nt.batch(mixing, 3, store=path)(X1, None, PARAMS)
+    assert_equal(nt.batch(NTK, np.int64(3), store=path)(X1, None, PARAMS)[...], naive())
+
+
+def test_the_precision_of_an_nngp(path):
+    nt.batch(nt.empirical_nngp_fn(conv), 3, store=path)(X1, None, PARAMS)
+    with pytest.raises(ValueError, match="these differ: precision"):
+        other = nt.empirical_nngp_fn(conv, precision="default")
+        nt.batch(other, 3, store=path)(X1, None, PARAMS)
+
+
+def test_a_finished_store_needs_no_memory(path, tiles):
+    ntk_fn = nt.batch(NTK, 3, store=path)
+    ntk_fn(X1, None, PARAMS)
+    tiles.clear()
+    less = nt.batch(NTK, memory=1, store=path)
+    assert_equal(less(X1, None, PARAMS)[...], naive())
+    assert not tiles
+    assert nt.batch(NTK, store=path).explain(X1, None, PARAMS).recipe.block == 3
+
+
+FINGERPRINT = """
+import jax, jax.numpy as jnp, numpy as np, tangax as nt
+act = jax.custom_jvp(lambda x: jnp.tanh(x))
+act.defjvp(lambda p, t: (act(*p), t[0]))
+params = {"act": jax.nn.relu, "own": act, "w": np.ones((3, 2), np.float32)}
+f = lambda p, x, kind: p["own"](p["act"](x @ p["w"]))
+x = np.ones((4, 3), np.float32)
+ntk_fn = nt.batch(nt.empirical_ntk_fn(f, vmap_axes=0), 2, store=%r)
+print(ntk_fn(x, None, params, kind="some").shape)
+"""
+
+
+def test_functions_among_parameters_are_the_same_in_another_process(path):
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    for seed in ("1", "2"):
+        run = [sys.executable, "-c", FINGERPRINT % str(path)]
+        found = subprocess.run(
+            run, env=env | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=False
+        )
+        assert found.stdout == "(4, 4)\n", found.stderr
+
+
+def test_what_a_run_that_was_killed_at_once_leaves(path):
+    path.mkdir()
+    (path / "zarr.0123.partial").write_bytes(b"{")
+    ntk_fn = nt.batch(NTK, 3, store=path)
+    ntk_fn(X1, None, PARAMS)
+    shutil.rmtree(path / "tiles")
+    with pytest.raises(ValueError, match="unfinished"):
+        nt.load_kernel(path)
+    assert_equal(ntk_fn(X1, None, PARAMS)[...], naive())
+    (path / "zarr.json").write_text("")
+    for use in (lambda: ntk_fn(X1, None, PARAMS), lambda: nt.load_kernel(path)):
+        with pytest.raises(ValueError, match="holds no kernel"):
+            use()
+
+
+def test_a_zarr_array_is_no_store_of_kernels(path):
+    zarr.create_array(path, shape=(3,), chunks=(3,), dtype="f8")
+    for use in (
+        lambda: nt.batch(NTK, 3, store=path)(X1, None, PARAMS),
+        lambda: nt.load_kernel(path),
+    ):
+        with pytest.raises(ValueError, match="holds no kernel"):
+            use()
+
+
+def test_a_store_by_another_name_is_in_use(path):
+    link = path.with_name("link.zarr")
+    nt.batch(NTK, 3, store=path)(X1, None, PARAMS)
+    link.symlink_to(path)
+    for name in (link, f"file://{path}"):
+        with locked(path), pytest.raises(RuntimeError, match="in use by another run"):
+            nt.batch(NTK, 3, store=name)(X1, None, PARAMS)
+        assert_equal(nt.batch(NTK, 3, store=name)(X1, None, PARAMS)[...], naive())
 
 
 def test_a_store_in_use(path):

@@ -18,6 +18,7 @@ from ._frame import even
 from ._halves import Call, Halves, InExamples, InFactors, InOutputs
 from ._memory import in_bytes, nbytes
 from ._plan import short
+from ._sides import check_same_outputs
 
 # The share of what is free that a run may take. Of its budget what compiling takes, measured with
 # small networks, and of the remainder what is planned with: allocators hold more than they give.
@@ -181,19 +182,22 @@ def plan_blocks(
     *,
     on_disk: bool,
     recipe: Recipe | None = None,
+    finished: bool = False,
 ) -> tuple[BlockPlan, Halves]:
     """The largest blocks that fit, and the halves that they are made of.
 
-    `recipe`: that of a run which this one continues. `ValueError` where one pair does not fit.
+    `recipe`: that of a run which this one continues; `finished`: whether nothing is left to do.
+    `ValueError` where one pair does not fit.
     """
     room = int(PLANNED * max(0, memory - RESERVE))
     least = []
     for kind in kinds(call) if recipe is None else [recipe.kind]:
-        tile_memory = room // 4 if recipe is None else recipe.memory
+        tile_memory = max(1, room // 4) if recipe is None else recipe.memory
         halves = halves_of(call, kind, tile_memory, recipe)
-        check_axes(call, halves)
+        check_outputs(call, halves)
         sizes = sizes_of(call, halves, room, batch_size, recipe)
-        fitting = fit(call, halves, room, sizes, tile_memory, on_disk=on_disk)
+        within = 2**62 if finished else room
+        fitting = fit(call, halves, within, sizes, tile_memory, on_disk=on_disk)
         if isinstance(fitting, BlockPlan):
             return replace(fitting, memory=memory), halves
         least.append(fitting)
@@ -216,9 +220,10 @@ def kinds(call: Call) -> list[str]:
     return ["examples"] if joint or not call.fn.ntk_fn.has_plan else ["factors", "examples"]
 
 
-def check_axes(call: Call, halves: Halves) -> None:
-    """Refuse a sum over the examples, which is no kernel to be cut in blocks."""
+def check_outputs(call: Call, halves: Halves) -> None:
+    """Refuse outputs of two kinds, and a sum over the examples: that cannot be cut in blocks."""
     metas = [example.meta for example in halves.examples]
+    check_same_outputs(metas[0].treedef, metas[1].treedef)
     for name, frame in zip(metas[0].names, call.frames(metas, [1, 1]), strict=True):
         if frame.batch in frame.ax.trace:
             msg = (
@@ -254,8 +259,8 @@ def sizes_of(
     chunk = max(1, CHUNK.get(platform, LARGE_CHUNK) // evaluation)
     if batch_size is not None:
         return [(blocks[0], c) for c in halvings(min(blocks[0], chunk))]
-    chunks = halvings(max(1, min(chunk, room // 4 // evaluation)))
-    return [rounded(longest, block, min(block, chunks[0])) for block in blocks]
+    chunk = max(1, min(chunk, room // 4 // evaluation))
+    return [rounded(longest, block, min(block, chunk)) for block in blocks]
 
 
 def fit(
@@ -310,7 +315,8 @@ def block_plan(
         "resident halves": of_sides[0],
         "passing halves": of_sides[1],
         "evaluating or contracting": max(evaluating, tile.held),
-        "tiles": 3 * nbytes(arrays_of(call, halves, sizes)),
+        # On the device, on the way, and transposed; by Zarr once more, and encoded.
+        "tiles": (6 if on_disk else 4) * nbytes(arrays_of(call, halves, sizes)),
         "inputs": 2 * sum(side.nbytes(b) for side, b in zip(call.sides, sizes, strict=True)),
     }
     spare = max(0, room - sum(held.values()))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import _jaxpr
 from ._axes import VmapAxes, batch_axes, split_vmap_axes
-from ._sides import batch_length, is_pair, second_key, split_kwargs
+from ._sides import batch_length, check_passed, is_pair, second_key, split_kwargs
 from ._trees import check_same_structure, dtype_is, is_concrete, named_leaves
 
 # Bytes that are read at a time where the size of a block does not matter.
@@ -38,11 +39,19 @@ class Examples:
         """So many examples, as inputs and keyword arguments; the last is repeated past the end."""
         stop = min(start + size, self.n)
         leaves = [
-            leaf if axis is None else padded(read(leaf, axis, start, stop), axis, size)
+            leaf if axis is None else padded(on_device(read(leaf, axis, start, stop)), axis, size)
             for leaf, axis in zip(self.leaves, self.axes, strict=True)
         ]
         x, mapped = self.treedef.unflatten(leaves)
         return x, self.constants | mapped
+
+    def without_values(self) -> Examples:
+        """The same of shapes alone, so that nothing large is kept alive."""
+        leaves = [
+            leaf if axis is None else jax.ShapeDtypeStruct(leaf.shape, device_dtype(leaf))
+            for leaf, axis in zip(self.leaves, self.axes, strict=True)
+        ]
+        return replace(self, leaves=leaves, constants=dict.fromkeys(self.constants))
 
     def cut(self, x: Any, kwargs: dict[str, Any], start: Any, size: int) -> tuple[Any, Any]:
         """Some of the examples of a block."""
@@ -81,9 +90,9 @@ class Examples:
 
 
 def sides(
-    x1: Any, x2: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any]
+    x1: Any, x2: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any], *, planned: bool
 ) -> tuple[Examples, Examples]:
-    """Both sides of a call; twice the same where `x2` is `None`."""
+    """Both sides of a call; twice the same where `x2` is `None`. `planned`: values do not count."""
     kwargs1, kwargs2, is_split = split_kwargs(kwargs)
     if x2 is None and not is_split:
         first = examples_of("x1", x1, vmap_axes, kwargs1)
@@ -93,7 +102,8 @@ def sides(
     else:
         check_same_structure("x1", x1, "x2", x2)
     first = examples_of("x1", x1, vmap_axes, kwargs1)
-    if x2 is not x1 and kwargs.get("rng") is not None and not is_pair(kwargs["rng"]):
+    folded = x2 is not x1 and kwargs.get("rng") is not None and not is_pair(kwargs["rng"])
+    if folded and not planned:
         same = equal(first, examples_of("x2", x2, vmap_axes, kwargs1))
         keys = jax.tree.map(lambda key: second_key(key, same), kwargs["rng"])
         kwargs2 = kwargs2 | {"rng": keys}
@@ -103,10 +113,7 @@ def sides(
 def examples_of(name: str, x: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any]) -> Examples:
     """The examples of one side; `ValueError` naming leaves without, or of unequal length."""
     in_axes, _, kwargs_axes = split_vmap_axes(vmap_axes)
-    unknown = sorted(set(kwargs_axes) - set(kwargs))
-    if unknown:
-        msg = f"vmap_axes names the keyword argument {unknown[0]!r}, which was not passed."
-        raise ValueError(msg)
+    check_passed(kwargs_axes, kwargs)
     mapped = {k: kwargs[k] for k in kwargs_axes}
     named = named_leaves(name, x)
     axes = batch_axes(name, in_axes, x)
@@ -121,16 +128,30 @@ def examples_of(name: str, x: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any]) 
     if n is None:
         raise ValueError(f"vmap_axes={vmap_axes!r} gives no leaf of {name} an axis of examples.")
     leaves, treedef = jax.tree.flatten((x, mapped))
+    leaves = [
+        np.asarray(leaf) if axis is None and is_elsewhere(leaf) else leaf
+        for leaf, axis in zip(leaves, axes, strict=True)
+    ]
     constants = {k: v for k, v in kwargs.items() if k not in mapped}
     return Examples(leaves, axes, treedef, n, constants)
 
 
-def check_values(sides: Sequence[Examples], params: Any) -> None:
+def check_values(*given: Any) -> None:
     """Refuse what has no values to read."""
-    given = [*(leaf for side in sides for leaf in side.leaves), *jax.tree.leaves(params)]
     if not is_concrete(given):
-        msg = "batch reads x1, x2 and params block by block: call it outside jit, vmap and grad."
+        msg = "batch reads its arguments block by block: call it outside jit, vmap and grad."
         raise TypeError(msg)
+
+
+def is_elsewhere(leaf: Any) -> bool:
+    """Whether a leaf is like an array, but none of JAX or NumPy: on disk, perhaps."""
+    known = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, known)
+
+
+def on_device(part: Any) -> jax.Array:
+    """A part as an array of the dtype that it has on the device."""
+    return part if isinstance(part, jax.Array) else jnp.asarray(part)
 
 
 def device_dtype(leaf: Any) -> Any:
@@ -177,12 +198,10 @@ def equal(first: Examples, second: Examples) -> bool:
     for a, b, axis in zip(first.leaves, second.leaves, first.axes, strict=True):
         if a is b:
             continue
-        if isinstance(a, jax.ShapeDtypeStruct) or isinstance(b, jax.ShapeDtypeStruct):
-            return False
-        if np.shape(a) != np.shape(b) or getattr(a, "dtype", None) != getattr(b, "dtype", None):
+        if np.shape(a) != np.shape(b) or jnp.result_type(a) != jnp.result_type(b):
             return False
         pairs = zip(pieces(a, axis, first.n), pieces(b, axis, first.n), strict=True)
-        if not all(np.array_equal(values(p), values(q)) for p, q in pairs):
+        if not all(np.array_equal(values(on_device(p)), values(on_device(q))) for p, q in pairs):
             return False
     return True
 
@@ -191,13 +210,13 @@ def values(piece: Any) -> np.ndarray:
     """Numbers to hash or compare: those of an array, a key, or a Python scalar."""
     if dtype_is(piece, jax.dtypes.prng_key):
         piece = jax.random.key_data(piece)
-    return np.ascontiguousarray(jnp.asarray(piece) if np.isscalar(piece) else piece)
+    return np.ascontiguousarray(piece)
 
 
 def update(sha: Any, piece: Any) -> None:
-    """Hash an array's dtype, shape and values; of anything else what it prints."""
-    if not hasattr(piece, "shape") and not np.isscalar(piece):
-        sha.update(repr(piece).encode())
+    """Hash an array's dtype, shape and values; of anything else what it prints, but no address."""
+    if not hasattr(piece, "shape"):
+        sha.update(_jaxpr.without_addresses(repr(piece)).encode())
         return
     array = values(piece)
     sha.update(f"{array.dtype}{array.shape}".encode())

@@ -35,7 +35,7 @@ class Kept(Protocol):
 def fill(
     call: Call,
     plan: BlockPlan,
-    halves: Halves,
+    compute: Compute,
     arrays: Sequence[Array],
     kept: Kept,
     finite: Finite,
@@ -46,9 +46,8 @@ def fill(
     with bar(plan, shown=progress) as advance:
         sink = Sink(plan, arrays, kept, finite, advance)
         todo = {index for index in indices(plan) if not sink.is_finished(index)}
-        compute = Compute(call, plan, halves)
         for here in plan.rounds():
-            fill_round(here, todo, compute, sink)
+            fill_round(here, todo, Halved(call, compute), sink)
 
 
 def indices(plan: BlockPlan) -> Iterator[Index]:
@@ -58,7 +57,7 @@ def indices(plan: BlockPlan) -> Iterator[Index]:
             yield from ((a, b) for a in rows)
 
 
-def fill_round(here: Round, todo: set[Index], compute: Compute, sink: Sink) -> None:
+def fill_round(here: Round, todo: set[Index], of: Halved, sink: Sink) -> None:
     """The tiles of some rows, column by column.
 
     While a tile is on its way to where it is kept, the device computes the next; halves are
@@ -72,40 +71,39 @@ def fill_round(here: Round, todo: set[Index], compute: Compute, sink: Sink) -> N
         for a in missing:
             if a not in resident:
                 sink.flush()
-                resident[a] = compute.half(0, a)
-        same = compute.call.same
+                resident[a] = of.half(0, a)
+        same = of.call.same
         column = resident.get(b) if same else None
         if column is None:
             sink.flush()
-            column = compute.half(1, b)
+            column = of.half(1, b)
             if same and b in here.rows:
                 resident[b] = column
         for a in missing:
-            tile = compute.tile(resident[a], None if same and a == b else column)
+            tile = of.tile(resident[a], None if same and a == b else column)
             sink.put((a, b), tile)
     sink.flush()
 
 
 class Compute:
-    """Halves and tiles, compiled for each shape."""
+    """Halves and tiles of a plan, compiled once for each shape. Holds no values."""
 
-    def __init__(self, call: Call, plan: BlockPlan, halves: Halves) -> None:
-        self.call = call
-        self._plan = plan
-        self._halves = halves
+    def __init__(self, plan: BlockPlan, halves: Halves, call: Call) -> None:
+        self.recipe = plan.recipe
+        self._sides = call.without_values().sides
+        self.halves = halves.of_call(call.without_values())
         self._half = Compiled(self._in_chunks)
-        self._tile = Compiled(halves.tile)
+        self.tile = Compiled(self.halves.tile)
 
-    def half(self, side: int, block: int) -> Half:
+    def half(self, call: Call, side: int, block: int) -> Half:
         """The half of a block; past the end stand copies of the last example."""
-        examples, recipe = self.call.sides[side], self._plan.recipe
+        examples, recipe = call.sides[side], self.recipe
         size, start = min(recipe.block, examples.n), block * recipe.block
         if recipe.kind == "examples":
-            x, kwargs = examples.block(start, size)
-            return x, kwargs
+            return examples.block(start, size)
         chunk = min(recipe.chunk, size)
         x, kwargs = examples.block(start, -(-size // chunk) * chunk)
-        return jax.block_until_ready(self._half(side, size, chunk, x, self.call.params, kwargs))
+        return jax.block_until_ready(self._half(side, size, chunk, x, call.params, kwargs))
 
     def _in_chunks(
         self, side: int, size: int, chunk: int, x: Any, params: Any, kwargs: dict[str, Any]
@@ -115,23 +113,35 @@ class Compute:
         In a loop of the compiler's, whose steps share their memory: fresh memory is slow. Where `f`
         asks for values, in a loop of Python's.
         """
-        cut = partial(self.call.sides[side].cut, x, kwargs, size=chunk)
+        cut = partial(self._sides[side].cut, x, kwargs, size=chunk)
 
         def one(start: Any) -> Half:
             x, kwargs = cut(start)
-            return self._halves.half(x, params, kwargs)
+            return self.halves.half(x, params, kwargs)
 
         starts = range(0, size, chunk)
         if len(starts) == 1:
-            return one(0)
+            return jax.tree.map(lambda a: a[:size], one(0))
         if not is_concrete((x, kwargs)):
             found = jax.lax.map(one, jnp.arange(0, size, chunk))
             return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], found)
         return jax.tree.map(lambda *a: jnp.concatenate(a)[:size], *map(one, starts))
 
+
+@dataclass(frozen=True)
+class Halved:
+    """The halves and tiles of a call."""
+
+    call: Call
+    compute: Compute
+
+    def half(self, side: int, block: int) -> Half:
+        """That of a block."""
+        return self.compute.half(self.call, side, block)
+
     def tile(self, first: Half, second: Half | None) -> list[jax.Array]:
         """Every array of a tile, on its way."""
-        return self._tile(first, second, self.call.params)
+        return self.compute.tile(first, second, self.call.params)
 
 
 @dataclass
@@ -202,11 +212,7 @@ def bar(plan: BlockPlan, *, shown: bool) -> Iterator[Callable[[int], None]]:
     if not shown:
         yield lambda pairs: None
         return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        msg = "progress=True needs tqdm: pip install 'tangax[progress]'."
-        raise ImportError(msg) from error
+    tqdm = tqdm_class()
     tiles = 0
     with tqdm(total=plan.pairs, unit=" pairs", unit_scale=True, desc="kernel") as bar:
 
@@ -217,3 +223,13 @@ def bar(plan: BlockPlan, *, shown: bool) -> Iterator[Callable[[int], None]]:
             bar.update(pairs)
 
         yield advance
+
+
+def tqdm_class() -> Any:
+    """The bar, or what to install."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        msg = "progress=True needs tqdm: pip install 'tangax[progress]'."
+        raise ImportError(msg) from error
+    return tqdm

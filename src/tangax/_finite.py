@@ -19,7 +19,6 @@ class Finite:
     def __init__(self, mode: str) -> None:
         self._mode = mode
         self._first: tuple[Index, str] | None = None
-        self._count = 0
 
     def check(self, index: Index, arrays: Sequence[Array], parts: Sequence[np.ndarray]) -> None:
         """Look at the parts of a tile."""
@@ -29,8 +28,7 @@ class Finite:
             odd = ~np.isfinite(part)
             if not odd.any():
                 continue
-            self._count += int(odd.sum())
-            pair = min(array.pair(place, index) for place in np.argwhere(odd).tolist())
+            pair = array.pair(first_place(odd, array), index)
             if self._first is None or pair < self._first[0]:
                 self._first = (pair, array.name)
         if self._first is not None and self._mode == "raise":
@@ -45,7 +43,18 @@ class Finite:
         assert self._first is not None
         (n, m), name = self._first
         return (
-            f"the kernel {name!r} is not finite: the first pair is x1[{n}] with x2[{m}], of "
-            f"{self._count} such entries found. Look at f and the parameters at these examples, or "
-            'pass on_nonfinite="ignore".'
+            f"the kernel {name!r} is not finite: the first pair of examples is x1[{n}] with "
+            f"x2[{m}]. Look at f and the parameters there, or pass on_nonfinite='ignore'."
         )
+
+
+def first_place(odd: np.ndarray, array: Array) -> Index:
+    """The first row that has such an entry, and its first column; of a diagonal the row again."""
+    if array.columns is None:
+        outputs = tuple(a for a in range(odd.ndim) if a != array.rows)
+        row = int(odd.any(outputs).argmax())
+        return row, row
+    pairs = np.moveaxis(odd, (array.rows, array.columns), (0, 1))
+    pairs = pairs.any(tuple(range(2, pairs.ndim)))
+    row, column = np.unravel_index(pairs.argmax(), pairs.shape)
+    return int(row), int(column)

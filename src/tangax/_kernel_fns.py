@@ -245,20 +245,23 @@ class NtkFn:
                 self._logged.add(path)
         return source
 
-    def _kernels(self, names: tuple[str, ...], first: Source, second: Source) -> Any:
+    def _kernels(
+        self, names: tuple[str, ...], first: Source, second: Source, *, told: bool = True
+    ) -> Any:
         """What is asked for, of two sides; the NNGP from the outputs that came with the factors."""
         with full_precision(self.precision):
             return tuple(
-                self._contract(first, second)
+                self._contract(first, second, told=told)
                 if name == "ntk"
                 else nngp(first, second, self.trace_axes, self.diagonal_axes)
                 for name in names
             )
 
-    def _contract(self, first: Source, second: Source) -> Any:
-        """The NTK of two sides."""
+    def _contract(self, first: Source, second: Source, *, told: bool = True) -> Any:
+        """The NTK of two sides. `told`: of a budget that is exceeded."""
         every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
-        found = kernels(first, second, every, budget(self.memory), factored=self._factored)
+        memory = budget(self.memory)
+        found = kernels(first, second, every, memory, factored=self._factored, told=told)
         return first.meta.treedef.unflatten(found)
 
     @property

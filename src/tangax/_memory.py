@@ -17,10 +17,10 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def budget(memory: float | str | None, share: float = SHARE) -> int:
+def budget(memory: float | str | None) -> int:
     """A budget in bytes: from bytes, a string like "2GiB", or a share of what is free."""
     if memory is None:
-        return int(share * free())
+        return int(SHARE * free())
     if isinstance(memory, numbers.Real) and not isinstance(memory, bool) and float(memory) >= 1:
         return int(memory)
     if isinstance(memory, str):
@@ -49,9 +49,14 @@ def free() -> int:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return host_free()
+
+
+def host_free() -> int:
+    """Bytes that this process may still take of the system's memory."""
     try:  # Linux: with what its caches would give back
         sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return min(int(sizes["MemAvailable"].split()[0]) * 1024, group_free())
+        return min(int(sizes["MemAvailable"].split()[0]) * 1024, *map(group_free, groups()))
     except (OSError, KeyError):
         pass
     try:
@@ -60,15 +65,26 @@ def free() -> int:
         return 4 * 2**30
 
 
-def group_free() -> int:
-    """Bytes that the control group of a container or a job leaves to it; many if it has none."""
+GROUPS = Path("/sys/fs/cgroup")
+
+
+def groups() -> list[Path]:
+    """The control groups that this process is in, as a container or a job has."""
     try:
-        most, used = (int((GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        lines = (GROUP / "memory.stat").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+    path = GROUPS / own
+    return [p for p in (path, *path.parents) if p.is_relative_to(GROUPS)]
+
+
+def group_free(group: Path) -> int:
+    """Bytes that a control group leaves; many where it has no limit."""
+    try:
+        most, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        lines = (group / "memory.stat").read_text().splitlines()
         inactive = int(dict(map(str.split, lines))["inactive_file"])
     except (OSError, KeyError, ValueError):
         return 2**63
     return max(0, most - used + inactive)
-
-
-GROUP = Path("/sys/fs/cgroup")

@@ -124,10 +124,15 @@ def pair_sides(
     if same:
         return Pair(first, first, same, split_tree, names, treedef)
     second, _, treedef2 = make_side(f, "x2", x2, split_tree, params, vmap_axes, kwargs2)
-    if treedef != treedef2:
-        msg = f"f must return the same tree for x1 and x2, got {treedef} and {treedef2}."
-        raise ValueError(msg)
+    check_same_outputs(treedef, treedef2)
     return Pair(first, second, same, split_tree, names, treedef)
+
+
+def check_same_outputs(treedef1: Any, treedef2: Any) -> None:
+    """`f` returns one tree, whatever `x` is."""
+    if treedef1 != treedef2:
+        msg = f"f must return the same tree for x1 and x2, got {treedef1} and {treedef2}."
+        raise ValueError(msg)
 
 
 def split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], bool]:
@@ -176,10 +181,7 @@ def make_side(
 ) -> tuple[Side, list[str], Any]:
     """One side, the names of its outputs and their tree."""
     in_axes, out_axes, kwargs_axes = split_vmap_axes(vmap_axes)
-    unknown = sorted(set(kwargs_axes) - set(kwargs))
-    if unknown:
-        msg = f"vmap_axes names the keyword argument {unknown[0]!r}, which was not passed."
-        raise ValueError(msg)
+    check_passed(kwargs_axes, kwargs)
     inputs = {"x": x, "kwargs": {k: kwargs[k] for k in kwargs_axes}}
     flat, input_tree = jax.tree.flatten(inputs)
     x_axes = batch_axes(name, in_axes, x)
@@ -220,6 +222,14 @@ def make_side(
         out_axes=canonical_out,
     )
     return side, [n for n, _ in named], jax.tree.structure(out_tree)
+
+
+def check_passed(kwargs_axes: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    """Every keyword argument that has an axis was passed."""
+    unknown = sorted(set(kwargs_axes) - set(kwargs))
+    if unknown:
+        msg = f"vmap_axes names the keyword argument {unknown[0]!r}, which was not passed."
+        raise ValueError(msg)
 
 
 def batch_length(names: list[str], data: list[jax.Array], axes: list[int]) -> int | None:
@@ -299,7 +309,9 @@ def user_stacklevel() -> int:
     return level
 
 
-def check_examples_are_independent(side: Side, leaves: list[jax.Array], names: list[str]) -> None:
+def check_examples_are_independent(
+    side: Side, leaves: list[jax.Array], names: list[str], message: str = ""
+) -> None:
     """`ValueError` if `f` on two examples together differs from `f` on each apart.
 
     Then `vmap_axes` computes the kernel of another function than the one given: batch statistics
@@ -322,7 +334,7 @@ def check_examples_are_independent(side: Side, leaves: list[jax.Array], names: l
                 assert axis is not None  # check_batched_outputs
                 separate = jnp.concatenate([a[i] for a in apart], axis)
                 if together[i].shape != separate.shape or not is_close(together[i], separate, eps):
-                    raise ValueError(MIXED.format(name))
+                    raise ValueError((message or MIXED).format(name))
 
 
 MIXED = (

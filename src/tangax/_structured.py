@@ -93,12 +93,18 @@ def unfolded(
 
 
 def kernels(
-    first: Source, second: Source, every: list[Frame], memory: int, *, factored: bool
+    first: Source,
+    second: Source,
+    every: list[Frame],
+    memory: int,
+    *,
+    factored: bool,
+    told: bool = True,
 ) -> list[jax.Array]:
-    """The kernel of every output."""
+    """The kernel of every output. `told`: of a budget that is exceeded."""
     plans = plan_outputs(first, second, every, memory, factored=factored)
     held = max((plan.held for plan in plans), default=0)
-    if held > memory:
+    if told and held > memory:
         message = "About %s are held besides arguments and kernel, more than the %s of `memory`."
         logger.warning(message + " Take fewer examples at a time.", *map(in_bytes, (held, memory)))
     if all(plan.whole for plan in plans):  # one backward pass serves all outputs

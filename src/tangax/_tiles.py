@@ -49,12 +49,9 @@ class Array:
         """A computed tile without the examples that were repeated to fill it."""
         return tile[tuple(slice(0, s.stop - s.start) for s in self.region(index))]
 
-    def pair(self, place: Sequence[int], index: Index) -> Index:
-        """The examples of an entry of a tile."""
-        n = index[0] * self.block + place[self.rows]
-        if self.columns is None:
-            return n, n
-        return n, index[1] * self.block + place[self.columns]
+    def pair(self, place: Index, index: Index) -> Index:
+        """The examples at a row and a column of a tile."""
+        return index[0] * self.block + place[0], index[1] * self.block + place[1]
 
 
 def arrays_of(plan: BlockPlan, call: Call, halves: Halves) -> list[Array]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ._axes import is_int
 from ._blocks import SHARE, BlockPlan, Recipe, plan_blocks
+from ._compiled import call_key
 from ._examples import check_values, sides
-from ._filling import Kept, fill
+from ._filling import Compute, Kept, fill, tqdm_class
 from ._fingerprint import fingerprint
 from ._finite import MODES, Finite
 from ._get import kernel_tuple
 from ._halves import Call, Halves, pair_of
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
-from ._memory import budget
+from ._memory import budget, free, host_free
 from ._sides import check_examples_are_independent
 from ._tiles import Array, InMemory, arrays_of
-from .store import OnDisk, created, local_path, locked, opened, recipe_of
+from ._trees import split_arrays
+from .store import OnDisk, created, locked, opened, progress_of, recipe_of, recipe_there
 
 
 def batch(
@@ -47,10 +51,11 @@ def batch(
         memory: the budget for host and device together, in bytes or as a string like "8GiB":
             halves, intermediates, tiles, 256 MiB for compiling, and the kernel unless it goes to
             disk, but not `x1`, `x2` and `params`, which are yours. Half of what is free unless
-            given.
+            given. It replaces the `memory` of `kernel_fn`.
         store: a path or Zarr store to write to (Zarr v3, one chunk for each tile). Called again
             after it was stopped, by whatever, the function continues; a finished kernel is checked
-            and returned at once. Needs `pip install 'tangax[store]'`.
+            and returned at once. A lock keeps other runs out: of the machine's other processes too
+            where it is a folder. Needs `pip install 'tangax[store]'`.
         progress: whether to show a bar. Needs `pip install 'tangax[progress]'`.
         on_nonfinite: what to do about entries that are NaN or infinite: "warn", "raise", "ignore".
 
@@ -58,8 +63,9 @@ def batch(
         A function with the signature of `kernel_fn`. `x1` and `x2` may also be NumPy memory maps or
         Zarr arrays, or trees of them; they are read block by block. Kernels are NumPy arrays, or
         Zarr arrays with `store`, of the shape and dtype that `kernel_fn` gives. They do not depend
-        on the blocks beyond rounding, and for the same blocks are the same to the last bit.
-        `.explain(...)`, with the same arguments or `jax.ShapeDtypeStruct`s, prints the plan.
+        on the plan beyond rounding, and for the same `explain(...).recipe` are the same to the last
+        bit. `.explain(...)`, with the same arguments or `jax.ShapeDtypeStruct`s, computes nothing
+        and prints the plan. Calls of the same shapes are planned and compiled once.
 
     Raises:
         ValueError: a budget that is too small, with the least that works; examples of unequal
@@ -91,14 +97,16 @@ def batch(
         raise ValueError(f"on_nonfinite must be one of {MODES}, got {on_nonfinite!r}.")
     if memory is not None:
         budget(memory)
+    batch_size = None if batch_size is None else int(batch_size)
     options = Options(batch_size, memory, store, progress, on_nonfinite)
     if isinstance(kernel_fn, KernelFn):
         return BatchedKernelFn(Batched(kernel_fn, options))
+    axes = getattr(kernel_fn, "trace_axes", ()), getattr(kernel_fn, "diagonal_axes", ())
     if isinstance(kernel_fn, NtkFn):
-        nngp_fn = NngpFn(kernel_fn.f, kernel_fn.trace_axes, kernel_fn.diagonal_axes)
+        nngp_fn = NngpFn(kernel_fn.f, *axes, kernel_fn.precision)
         return BatchedFn(Batched(KernelFn(nngp_fn, kernel_fn), options), "ntk")
     if isinstance(kernel_fn, NngpFn):
-        ntk_fn = NtkFn(kernel_fn.f, kernel_fn.trace_axes, kernel_fn.diagonal_axes, vmap_axes=0)
+        ntk_fn = NtkFn(kernel_fn.f, *axes, vmap_axes=0, precision=kernel_fn.precision)
         return BatchedFn(Batched(KernelFn(kernel_fn, ntk_fn), options), "nngp")
     msg = (
         "batch takes what empirical_kernel_fn, empirical_ntk_fn or empirical_nngp_fn returned, "
@@ -160,69 +168,116 @@ class Batched:
 
     fn: KernelFn
     options: Options
+    # Plans and compiled functions by the shapes of calls.
+    _compiled: dict[Any, tuple[BlockPlan, Compute]] = field(default_factory=dict, init=False)
 
     def plan(
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> BlockPlan:
-        """What `run` will do."""
-        return self._plan(self._call(names, x1, x2, params, kwargs))[0]
+        """What `run` will do; where there is a store already, in the blocks of that."""
+        call = self._call(names, x1, x2, params, kwargs, planned=True)
+        recipe, store = None, self.options.store
+        if store is not None and (group := opened(store)) is not None:
+            recipe = recipe_there(group, store, [side.n for side in call.sides])
+        return self._plan(call, recipe)[0]
 
     def run(
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> list[Any]:
         """The kernels by name."""
-        call = self._call(names, x1, x2, params, kwargs)
-        check_values(call.sides, params)
+        if self.options.progress:
+            tqdm_class()
+        check_values(x1, x2, params, kwargs)
+        params = jax.tree.map(lambda w: jnp.asarray(w) if isinstance(w, np.ndarray) else w, params)
+        call = self._call(names, x1, x2, params, kwargs, planned=False)
         if self.options.store is not None:
             with locked(self.options.store):
                 return self._on_disk(call)
-        plan, halves = self._plan(call)
-        kept = InMemory(arrays_of(plan, call, halves))
-        self._fill(call, plan, halves, kept.arrays, kept)
-        return trees(call, halves, kept.kernels)
+        plan, compute = self._prepared(call)
+        kept = InMemory(arrays_of(plan, call, compute.halves))
+        self._fill(call, plan, compute, kept.arrays, kept)
+        return trees(call, compute.halves, kept.kernels)
 
     def _on_disk(self, call: Call) -> list[Any]:
         from . import __version__
 
-        store = local_path(self.options.store) or self.options.store
-        found, group = fingerprint(call, __version__), opened(store, "r+")
-        recipe = None
-        if group is not None:
-            recipe = recipe_of(group, store, found, self.options.batch_size)
-        plan, halves = self._plan(call, recipe)
-        arrays = arrays_of(plan, call, halves)
+        store, size = self.options.store, self.options.batch_size
+        group = opened(store, "r+")
+        if group is None:  # what does not fit is refused before all is read for the fingerprint
+            plan, compute = self._prepared(call)
+            found = fingerprint(call, __version__)
+        else:
+            found = fingerprint(call, __version__)
+            done, of = progress_of(group)
+            recipe = recipe_of(group, store, found, size)
+            plan, compute = self._prepared(call, recipe, finished=done == of > 0)
+        arrays = arrays_of(plan, call, compute.halves)
         manifest = {
             "fingerprint": found,
             "kernels": list(call.names),
-            "outputs": list(halves.examples[0].meta.names),
+            "outputs": list(compute.halves.examples[0].meta.names),
             "examples": [plan.n, plan.m],
             "jax": jax.__version__,
         }
         group = created(store, plan, arrays, manifest)
-        self._fill(call, plan, halves, arrays, OnDisk(group, arrays))
+        self._fill(call, plan, compute, arrays, OnDisk(group, arrays))
         group = opened(store)
-        return trees(call, halves, [group[a.name] for a in arrays])
+        return trees(call, compute.halves, [group[a.name] for a in arrays])
 
     def _call(
-        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+        self,
+        names: tuple[str, ...],
+        x1: Any,
+        x2: Any,
+        params: Any,
+        kwargs: dict[str, Any],
+        *,
+        planned: bool,
     ) -> Call:
         fn = self.fn
         if fn.ntk_fn.vmap_axes is None:
             fn = replace(fn, ntk_fn=replace(fn.ntk_fn, vmap_axes=0))
-        return Call(fn, names, sides(x1, x2, fn.ntk_fn.vmap_axes, kwargs), params)
+        both = sides(x1, x2, fn.ntk_fn.vmap_axes, kwargs, planned=planned)
+        return Call(fn, names, both, params)
 
-    def _plan(self, call: Call, recipe: Recipe | None = None) -> tuple[BlockPlan, Halves]:
-        size, on_disk = self.options.batch_size, self.options.store is not None
-        memory = budget(self.options.memory, SHARE)
-        return plan_blocks(call, memory, size, on_disk=on_disk, recipe=recipe)
+    def _plan(
+        self, call: Call, recipe: Recipe | None = None, *, finished: bool = False
+    ) -> tuple[BlockPlan, Halves]:
+        memory = self.options.memory
+        return plan_blocks(
+            call,
+            int(SHARE * min(free(), host_free())) if memory is None else budget(memory),
+            self.options.batch_size,
+            on_disk=self.options.store is not None,
+            recipe=recipe,
+            finished=finished,
+        )
 
-    def _fill(
-        self, call: Call, plan: BlockPlan, halves: Halves, arrays: Sequence[Array], kept: Kept
-    ) -> None:
+    def _prepared(
+        self, call: Call, recipe: Recipe | None = None, *, finished: bool = False
+    ) -> tuple[BlockPlan, Compute]:
+        """The plan, and what is compiled for it: once for calls of the same shapes.
+
+        A new plan comes before an `f` that mixes examples is refused, and that before a store.
+        """
+        shapes = [(side.n, *side.shapes(1)) for side in call.sides[: 2 - call.same]]
+        key = call_key(*split_arrays((call.names, shapes, call.params)))
+        key = None if key is None else (key, recipe, finished)
+        found = self._compiled.get(key)
+        if found is None:
+            plan, halves = self._plan(call, recipe, finished=finished)
+            found = plan, Compute(plan, halves, call)
+            if key is not None:
+                self._compiled[key] = found
         if call.fn.ntk_fn.check_vmap:
             check(call)
+        return found
+
+    def _fill(
+        self, call: Call, plan: BlockPlan, compute: Compute, arrays: Sequence[Array], kept: Kept
+    ) -> None:
         finite = Finite(self.options.on_nonfinite)
-        fill(call, plan, halves, arrays, kept, finite, progress=self.options.progress)
+        fill(call, plan, compute, arrays, kept, finite, progress=self.options.progress)
         finite.tell()
 
 
@@ -241,12 +296,20 @@ def check(call: Call) -> None:
         if side.n < 2:
             continue
         x, kwargs = side.block(0, min(side.n, CHECKED))
+        pair, leaves = pair_of(call, x, call.params, kwargs), []
         if "ntk" in call.names:
-            fn._check(fn._pair("factors", x, None, call.params, kwargs))
-        else:
-            pair = pair_of(call, x, call.params, kwargs)
-            check_examples_are_independent(pair.first, [], pair.names)
+            pair = fn._pair("factors", x, None, call.params, kwargs)
+            assert pair.params is not None
+            leaves = pair.params.leaves
+        check_examples_are_independent(pair.first, leaves, pair.names, MIXED)
 
+
+MIXED = (
+    "f mixes examples: {} for two examples together differs from each computed apart, so that its "
+    "kernel is not that of its blocks. Batch statistics or one random key for a whole batch do "
+    "this: fix the statistics, or give each example its own key. check_vmap=False of "
+    "empirical_kernel_fn or empirical_ntk_fn skips this check."
+)
 
 # Examples among which two that differ are sought.
 CHECKED = 16

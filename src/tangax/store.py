@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,7 +24,8 @@ MANIFEST, TILES, FORMAT = "tangax", "tiles", 1
 DONE = 2**32
 
 # Store objects without a file to lock that a run of this process uses.
-_IN_USE: set[int] = set()
+_IN_USE: set[Any] = set()
+_LOCK = threading.Lock()
 
 
 def load_kernel(store: Any) -> Any:
@@ -57,15 +60,35 @@ def load_kernel(store: Any) -> Any:
     if group is None:
         raise ValueError(f"there is no kernel at {shown(store)}.")
     manifest = manifest_of(group, store)
-    tiles = group[TILES][...]
-    done = int(np.count_nonzero(tiles))
-    if done < tiles.size:
+    done, of = progress_of(group)
+    if done < of or not of:
         msg = (
-            f"the kernel at {shown(store)} is unfinished: {done} of {tiles.size} tiles are there. "
+            f"the kernel at {shown(store)} is unfinished: {done} of {of} tiles are there. "
             "Run the call that began it again, and it continues."
         )
         raise ValueError(msg)
     return by_name(group, manifest)
+
+
+def progress_of(group: Any) -> tuple[int, int]:
+    """How many tiles are there, of how many."""
+    if TILES not in group:
+        return 0, 0
+    sums = read_sums(group[TILES])
+    return int(np.count_nonzero(sums)), sums.size
+
+
+def read_sums(tiles: Any) -> np.ndarray:
+    """The checksums of tiles; zero for those whose file is damaged."""
+
+    def read(row: int) -> np.ndarray:
+        try:
+            return np.asarray(tiles[row])
+        except Exception:  # whatever a codec makes of it
+            return np.zeros(tiles.shape[1], np.uint64)
+
+    rows = [read(row) for row in range(tiles.shape[0])]
+    return np.stack(rows) if rows else np.zeros(tiles.shape, np.uint64)
 
 
 def by_name(group: Any, manifest: dict[str, Any]) -> Any:
@@ -87,7 +110,7 @@ class OnDisk:
         self._arrays = arrays
         self.kernels = [group[a.name] for a in arrays]
         self._tiles = group[TILES]
-        self._sums = np.stack([self._read_sums(row) for row in range(self._tiles.shape[0])] or [[]])
+        self._sums = read_sums(self._tiles)
 
     def finished(self, index: Index) -> list[np.ndarray] | None:
         """The parts of a tile that is there and as it was written."""
@@ -117,12 +140,6 @@ class OnDisk:
             kernel[array.region(index)] = part
         self._mark(index, checksum(parts))
 
-    def _read_sums(self, row: int) -> np.ndarray:
-        try:
-            return np.asarray(self._tiles[row])
-        except Exception:  # whatever a codec makes of a damaged file
-            return np.zeros(self._tiles.shape[1], np.uint64)
-
     def _mark(self, index: Index, value: int) -> None:
         row = self._row(index)
         self._sums[row] = value
@@ -136,7 +153,8 @@ def checksum(parts: Sequence[np.ndarray]) -> int:
     """Of a tile's arrays; never zero."""
     total = 0
     for part in parts:
-        total = zlib.crc32(part.tobytes(), total)
+        if part.size:
+            total = zlib.crc32(np.ascontiguousarray(part).data.cast("B"), total)
     return DONE + total
 
 
@@ -147,9 +165,11 @@ def opened(store: Any, mode: str = "r") -> Any:
     """The group at a path or store, or `None`."""
     zarr = zarr_module()
     try:
-        return zarr.open_group(store, mode=mode)
+        return zarr.open_group(location(store), mode=mode)
     except (FileNotFoundError, KeyError):
         return None
+    except (json.JSONDecodeError, zarr.errors.ContainsArrayError) as error:
+        raise ValueError(f"{shown(store)} holds no kernel: {error}.") from error
 
 
 def recipe_of(
@@ -168,16 +188,27 @@ def recipe_of(
             "Choose another path, or remove the store."
         )
         raise ValueError(msg)
-    found = manifest["recipe"]
-    recipe = Recipe(**(found | {"forms": tuple(found["forms"])}))
+    recipe = recipe_in(manifest)
     longest = max(1, *manifest["examples"])
-    if batch_size is not None and min(batch_size, longest) != recipe.block:
+    if batch_size is not None and min(batch_size, longest) != min(recipe.block, longest):
         msg = (
             f"the store {shown(store)} has tiles of {recipe.block} examples, and batch_size is "
             f"{batch_size}. Leave batch_size out to continue it, or choose another path."
         )
         raise ValueError(msg)
     return recipe
+
+
+def recipe_there(group: Any, store: Any, examples: list[int]) -> Recipe | None:
+    """The recipe of a store for so many examples."""
+    manifest = manifest_of(group, store)
+    return recipe_in(manifest) if manifest["examples"] == examples else None
+
+
+def recipe_in(manifest: dict[str, Any]) -> Recipe:
+    """The recipe that a manifest holds."""
+    found = manifest["recipe"]
+    return Recipe(**(found | {"forms": tuple(found["forms"])}))
 
 
 def manifest_of(group: Any, store: Any) -> dict[str, Any]:
@@ -194,7 +225,7 @@ def created(store: Any, plan: BlockPlan, arrays: Sequence[Array], manifest: dict
     manifest = {"format": FORMAT, "recipe": asdict(plan.recipe), **manifest}
     group = opened(store, "r+")
     if group is None:
-        group = zarr.create_group(store, attributes={MANIFEST: manifest}, zarr_format=3)
+        group = zarr.create_group(location(store), attributes={MANIFEST: manifest}, zarr_format=3)
     rows, columns = plan.blocks
     for array in arrays:
         if array.name not in group:
@@ -225,17 +256,20 @@ def created(store: Any, plan: BlockPlan, arrays: Sequence[Array], manifest: dict
 def locked(store: Any) -> Iterator[None]:
     """A store that no other run uses; `RuntimeError` if one does.
 
-    Of a local path by a lock on a file beside it, which ends with the process.
+    Of a local path by a lock on a file beside it, which ends with the process; of other stores
+    among the runs of this process.
     """
     root = local_path(store)
     if root is None:
-        if id(store) in _IN_USE:
-            raise RuntimeError(IN_USE.format(shown(store)))
-        _IN_USE.add(id(store))
+        key = store if isinstance(store, str) else id(store)
+        with _LOCK:
+            if key in _IN_USE:
+                raise RuntimeError(IN_USE.format(shown(store)))
+            _IN_USE.add(key)
         try:
             yield
         finally:
-            _IN_USE.discard(id(store))
+            _IN_USE.discard(key)
         return
     try:
         from filelock import FileLock, Timeout
@@ -263,7 +297,9 @@ def check_folder(root: Path) -> None:
     """Make the folder of a store; `ValueError` if something else is there."""
     root.parent.mkdir(parents=True, exist_ok=True)
     if root.is_dir():
-        if any(root.iterdir()) and not (root / "zarr.json").exists():
+        # A run that was killed at once leaves what Zarr writes aside.
+        others = [p for p in root.iterdir() if p.suffix != ".partial"]
+        if others and not (root / "zarr.json").exists():
             raise ValueError(f"store={str(root)!r} is a folder with other files in it.")
         writable = root
     elif root.exists():
@@ -277,9 +313,15 @@ def check_folder(root: Path) -> None:
 def local_path(store: Any) -> Path | None:
     """The folder of a store, if it is one of this machine."""
     if isinstance(store, (str, os.PathLike)):
-        return None if "://" in str(store) else Path(store).absolute()
+        text = str(store).removeprefix("file://")
+        return None if "://" in text else Path(text).resolve()
     root = getattr(store, "root", None)
-    return root.absolute() if isinstance(root, Path) else None
+    return root.resolve() if isinstance(root, Path) else None
+
+
+def location(store: Any) -> Any:
+    """What Zarr is to open: a folder, or the store that was given."""
+    return local_path(store) or store
 
 
 def shown(store: Any) -> str:

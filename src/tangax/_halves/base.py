@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,11 @@ class Call:
     def same(self) -> bool:
         """Whether `x2` is `x1`."""
         return self.sides[0] is self.sides[1]
+
+    def without_values(self) -> Call:
+        """The same of shapes alone."""
+        first, second = (side.without_values() for side in self.sides)
+        return replace(self, sides=(first, first if self.same else second), params=None)
 
     @property
     def axes(self) -> tuple[Any, Any]:
@@ -95,6 +100,10 @@ class Halves(Protocol):
     @property
     def forms(self) -> tuple[str, ...]:
         """What becomes of each leaf's factors."""
+        ...
+
+    def of_call(self, call: Call) -> Self:
+        """Those of another call of the same shapes."""
         ...
 
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:

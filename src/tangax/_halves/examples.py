@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -33,6 +33,10 @@ class InExamples:
         first = one_example(call, 0)
         examples = (first, first if call.same else one_example(call, 1))
         return InExamples(call, replace(call.fn, ntk_fn=ntk_fn), examples)
+
+    def of_call(self, call: Call) -> Self:
+        """Those of another call of the same shapes."""
+        return replace(self, call=call)
 
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
         """The examples."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,10 @@ class InFactors:
         examples, forms = measured(call, ntk_fn, forms)
         return InFactors(call, ntk_fn, examples, tuple(forms))
 
+    def of_call(self, call: Call) -> Self:
+        """Those of another call of the same shapes."""
+        return replace(self, call=call)
+
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
         """Outputs and factors."""
         with full_precision(self.ntk_fn.precision):
@@ -61,7 +65,7 @@ class InFactors:
         """Contracted as `ntk_fn` plans it."""
         a = assembled(first, self.examples[0].meta)
         b = a if second is None else assembled(second, self.examples[1].meta)
-        return jax.tree.leaves(self.ntk_fn._kernels(self.call.names, a, b))
+        return jax.tree.leaves(self.ntk_fn._kernels(self.call.names, a, b, told=False))
 
     def price(self, sizes: tuple[int, int]) -> Tile:
         """From the plan of a tile."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import jax
 
@@ -14,7 +14,7 @@ from .._linear import meta_of
 from .._memory import nbytes
 from .._sides import Pair, pair_sides
 from .._structured import nngp
-from .._trees import kernel_dtype
+from .._trees import kernel_dtype, split_arrays
 from .base import Call, Half, OneExample, Tile, assembled, outputs_first, shapes_of
 
 
@@ -32,6 +32,10 @@ class InOutputs:
         """From the shapes of one example."""
         first = one_example(call, 0)
         return InOutputs(call, (first, first if call.same else one_example(call, 1)))
+
+    def of_call(self, call: Call) -> Self:
+        """Those of another call of the same shapes."""
+        return replace(self, call=call)
 
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
         """Outputs, and no factors."""
@@ -75,6 +79,6 @@ def one_example(call: Call, side: int) -> OneExample:
     half = shapes_of(trace, x, call.params, kwargs)
     meta, jaxpr = found[0]
     dtypes = {"nngp": [kernel_dtype(y) for y in half[0]]}
-    own = nbytes(jax.tree.leaves(call.params))
+    own = nbytes(split_arrays(call.params)[1])
     held = max(0, _jaxpr.widest(jaxpr) - own) + nbytes(half)
     return OneExample(meta, half, held, _jaxpr.multiply_adds(jaxpr), dtypes)

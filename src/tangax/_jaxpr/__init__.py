@@ -32,6 +32,7 @@ from .measures import epsilon as epsilon
 from .measures import is_reverse_only as is_reverse_only
 from .measures import multiply_adds as multiply_adds
 from .measures import widest as widest
+from .measures import without_addresses as without_addresses
 from .moves import Join as Join
 from .moves import Move as Move
 from .moves import Place as Place

@@ -95,6 +95,11 @@ def digest(jaxpr: Jaxpr, sha: Any) -> None:
     sha.update(" ".join(map(atom, (*jaxpr.invars, *jaxpr.outvars))).encode())
 
 
+def without_addresses(text: str) -> str:
+    """What an object prints, the same in another process."""
+    return _ADDRESS.sub("", text)
+
+
 def is_reverse_only(jaxpr: Jaxpr) -> bool:
     """Whether a traced `jvp` has met a `custom_vjp`: it leaves an equation that cannot run."""
     return any(
