@@ -179,8 +179,8 @@ def test_a_budget_that_is_just_enough():
     ntk_fn = nt.empirical_ntk_fn(conv, trace_axes=(), vmap_axes=0)
     with pytest.raises(ValueError, match="too small for a pair of examples") as error:
         nt.batch(ntk_fn, memory=_blocks.RESERVE + 1000)(X1, X2, PARAMS)
-    least = int(str(error.value).split("(")[1].split(" ")[0])
-    with pytest.raises(ValueError, match="at least about"):
+    least = int(str(error.value).split("at least ")[1].split(" ")[0])
+    with pytest.raises(ValueError, match="at least"):
         nt.batch(ntk_fn, memory=least - 4000)(X1, X2, PARAMS)
     found = nt.batch(ntk_fn, memory=least)(X1, X2, PARAMS)
     assert_equal(found, oracles.naive_ntk(conv, PARAMS, X1, X2))
@@ -227,6 +227,11 @@ def test_inputs_are_read_block_by_block(tmp_path):
     z[...] = x
     assert_equal(ntk_fn(z, None, PARAMS), expected)
     assert_equal(ntk_fn(z, X2, PARAMS), oracles.naive_ntk(conv, PARAMS, X1, X2, trace_axes=(-1,)))
+
+
+def test_other_byte_orders():
+    swapped = np.asarray(X1).astype(">f8")
+    assert_equal(nt.batch(NTK, 3)(swapped, None, PARAMS), nt.batch(NTK, 3)(X1, None, PARAMS))
 
 
 def test_trees_of_inputs_and_axes_that_are_not_the_first():
@@ -375,7 +380,7 @@ def test_the_plan_is_told_without_data():
     assert plan.seconds(1e9) == 2 * plan.multiply_adds / 1e9
     text = str(plan)
     for part in (
-        "ntk: [60000, 50000]",
+        "ntk: [60000, 50000] float64, 22.4 GiB on disk",
         "on disk",
         "60,000 of x1",
         "rounds",

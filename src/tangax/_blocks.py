@@ -151,26 +151,34 @@ class BlockPlan:
         count = sum(1 for _ in self.rounds())
         first, second = self.evaluations
         of = f"{first:,} of x1" if self.same else f"{first:,} of x1, {second:,} of x2"
-        what = {"factors": "factors", "outputs": "outputs", "examples": "no"}[self.recipe.kind]
         out = sum(form != "kept" for form in self.recipe.forms)
         detail = f", {out} of {len(self.recipe.forms)} leaves multiplied out" if out else ""
-        side = "pairs of equal examples" if self.joint else "x2=None: half of the tiles, the rest"
-        half = f" ({side} is copied)" if self.same and not self.joint else ""
+        half = "" if self.joint or not self.same else " (x2=None: half of the tiles, others copied)"
         where = "on disk" if self.on_disk else "in memory"
+        if self.recipe.kind == "examples":
+            halves = ["halves: none, every tile is a kernel of its own"]
+        else:
+            halves = [
+                f"halves: {self.recipe.kind}, {in_bytes(self.half[0])} an example{detail}; "
+                f"{self.recipe.chunk} examples are evaluated at a time",
+                f"resident: {min(self.resident * size, self.n):,} rows at a time, {count} "
+                f"round{'s' if count > 1 else ''}",
+                f"evaluations: {of}",
+            ]
         lines = [
-            *(f"{name}: {list(shape)} {dtype}, {where}" for name, shape, dtype in self.arrays),
+            *(
+                f"{name}: {list(shape)} {dtype}, "
+                f"{in_bytes(math.prod(shape) * jnp.dtype(dtype).itemsize)} {where}"
+                for name, shape, dtype in self.arrays
+            ),
             f"examples: {self.n:,} of x1, {self.m:,} of x2",
             f"tiles: {self.tiles:,} of {size} x {size}, from a grid of {rows} x {columns}{half}",
-            f"halves: {what}, {in_bytes(self.half[0])} an example{detail}; "
-            f"{self.recipe.chunk} examples are evaluated at a time",
-            f"resident: {min(self.resident * size, self.n):,} rows at a time, {count} "
-            f"round{'s' if count > 1 else ''}",
-            f"evaluations: {of}",
+            *halves,
             f"multiply-adds: evaluations {short(self.evaluating)}, tiles {short(self.contracting)}",
             "bytes: "
-            + ", ".join(f"{name} {in_bytes(number)}" for name, number in self.held.items())
-            + f"; about {in_bytes(self.bytes)} of {in_bytes(self.memory)}, "
-            f"{in_bytes(RESERVE)} of which is for compiling",
+            + ", ".join(f"{name} {in_bytes(number)}" for name, number in self.held.items()),
+            f"about {in_bytes(self.bytes)} in all, of {in_bytes(room_of(self.memory))}: memory "
+            f"{in_bytes(self.memory)} less {in_bytes(RESERVE)} for compiling and 15 %",
         ]
         return "\n".join(lines)
 
@@ -189,8 +197,8 @@ def plan_blocks(
     `recipe`: that of a run which this one continues; `finished`: whether nothing is left to do.
     `ValueError` where one pair does not fit.
     """
-    room = int(PLANNED * max(0, memory - RESERVE))
-    least = []
+    room = room_of(memory)
+    least, halves = [], None
     for kind in kinds(call) if recipe is None else [recipe.kind]:
         tile_memory = max(1, room // 4) if recipe is None else recipe.memory
         halves = halves_of(call, kind, tile_memory, recipe)
@@ -201,14 +209,23 @@ def plan_blocks(
         if isinstance(fitting, BlockPlan):
             return replace(fitting, memory=memory), halves
         least.append(fitting)
+    assert halves is not None
     need = RESERVE + math.ceil(min(least) / PLANNED)
     what = "a pair of examples" if recipe is None and batch_size is None else "a pair of blocks"
-    hint = "" if on_disk else " Pass store= to write the kernel to disk."
+    kernel = 0 if on_disk else nbytes(arrays_of(call, halves, call.lengths))
+    if 2 * kernel > min(least):
+        what = f"the kernel, which alone takes {in_bytes(kernel)} (store= writes it to disk)"
     msg = (
-        f"memory={in_bytes(memory)} is too small for {what}: at least about {in_bytes(need)} "
-        f"({need} bytes) is needed, {in_bytes(RESERVE)} of it for compiling.{hint}"
+        f"memory={in_bytes(memory)} is too small for {what}: at least {need} bytes (about "
+        f"{in_bytes(need)}) are needed, {in_bytes(RESERVE)} of them for compiling and 15 % of the "
+        "remainder for allocators."
     )
     raise ValueError(msg)
+
+
+def room_of(memory: int) -> int:
+    """What is planned with."""
+    return int(PLANNED * max(0, memory - RESERVE))
 
 
 def kinds(call: Call) -> list[str]:

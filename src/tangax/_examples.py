@@ -151,14 +151,23 @@ def is_elsewhere(leaf: Any) -> bool:
 
 def on_device(part: Any) -> jax.Array:
     """A part as an array of the dtype that it has on the device."""
-    return part if isinstance(part, jax.Array) else jnp.asarray(part)
+    if isinstance(part, jax.Array):
+        return part
+    part = np.asarray(part)
+    return jnp.asarray(part.astype(native(part.dtype), copy=False))
 
 
 def device_dtype(leaf: Any) -> Any:
     """The dtype that a leaf has on the device: float64 is float32 there, unless x64 is enabled."""
     if dtype_is(leaf, jax.dtypes.prng_key):
         return leaf.dtype
-    return jax.dtypes.canonicalize_dtype(leaf.dtype)
+    return jax.dtypes.canonicalize_dtype(native(leaf.dtype))
+
+
+def native(dtype: Any) -> Any:
+    """A dtype in the byte order of this machine."""
+    dtype = np.dtype(dtype)
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
 def read(leaf: Any, axis: int, start: int, stop: int) -> Any:
@@ -198,7 +207,11 @@ def equal(first: Examples, second: Examples) -> bool:
     for a, b, axis in zip(first.leaves, second.leaves, first.axes, strict=True):
         if a is b:
             continue
-        if np.shape(a) != np.shape(b) or jnp.result_type(a) != jnp.result_type(b):
+        if not hasattr(a, "shape") or not hasattr(b, "shape"):
+            if a is not b and a != b:
+                return False
+            continue
+        if a.shape != b.shape or device_dtype(a) != device_dtype(b):
             return False
         pairs = zip(pieces(a, axis, first.n), pieces(b, axis, first.n), strict=True)
         if not all(np.array_equal(values(on_device(p)), values(on_device(q))) for p, q in pairs):

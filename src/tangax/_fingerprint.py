@@ -14,12 +14,12 @@ from ._halves import Call
 from ._trees import join_arrays, leaf_name, split_arrays, split_params, split_shapes
 
 
-def fingerprint(call: Call, version: str) -> dict[str, str]:
+def fingerprint(call: Call, function: str, version: str) -> dict[str, str]:
     """By what a message calls it: a hash, or the value where that can be read."""
     fn = call.fn.ntk_fn
     trace, diagonal = call.axes
     found = {
-        "function": function_digest(call),
+        "function": function,
         "parameters": tree_digest("params", call.params),
         "x1": call.sides[0].digest(),
         "x2": "the same as x1" if call.same else call.sides[1].digest(),

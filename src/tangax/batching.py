@@ -15,7 +15,7 @@ from ._blocks import SHARE, BlockPlan, Recipe, plan_blocks
 from ._compiled import call_key
 from ._examples import check_values, sides
 from ._filling import Compute, Kept, fill, tqdm_class
-from ._fingerprint import fingerprint
+from ._fingerprint import fingerprint, function_digest
 from ._finite import MODES, Finite
 from ._get import kernel_tuple
 from ._halves import Call, Halves, pair_of
@@ -65,7 +65,9 @@ def batch(
         Zarr arrays with `store`, of the shape and dtype that `kernel_fn` gives. They do not depend
         on the plan beyond rounding, and for the same `explain(...).recipe` are the same to the last
         bit. `.explain(...)`, with the same arguments or `jax.ShapeDtypeStruct`s, computes nothing
-        and prints the plan. Calls of the same shapes are planned and compiled once.
+        and prints the plan, that of the store if it has begun. Calls of the same shapes are planned
+        and compiled once, and what `f` closes over is read then, as under `jit`; with `store` it is
+        compared at every call.
 
     Raises:
         ValueError: a budget that is too small, with the least that works; examples of unequal
@@ -178,7 +180,8 @@ class Batched:
         call = self._call(names, x1, x2, params, kwargs, planned=True)
         recipe, store = None, self.options.store
         if store is not None and (group := opened(store)) is not None:
-            recipe = recipe_there(group, store, [side.n for side in call.sides])
+            examples = [side.n for side in call.sides]
+            recipe = recipe_there(group, store, examples, self.options.batch_size)
         return self._plan(call, recipe)[0]
 
     def run(
@@ -203,14 +206,16 @@ class Batched:
 
         store, size = self.options.store, self.options.batch_size
         group = opened(store, "r+")
+        # Part of the key: what is compiled must be what the store says, whatever `f` closes over.
+        function = function_digest(call)
         if group is None:  # what does not fit is refused before all is read for the fingerprint
-            plan, compute = self._prepared(call)
-            found = fingerprint(call, __version__)
+            plan, compute = self._prepared(call, function)
+            found = fingerprint(call, function, __version__)
         else:
-            found = fingerprint(call, __version__)
+            found = fingerprint(call, function, __version__)
             done, of = progress_of(group)
             recipe = recipe_of(group, store, found, size)
-            plan, compute = self._prepared(call, recipe, finished=done == of > 0)
+            plan, compute = self._prepared(call, function, recipe, finished=done == of > 0)
         arrays = arrays_of(plan, call, compute.halves)
         manifest = {
             "fingerprint": found,
@@ -254,7 +259,12 @@ class Batched:
         )
 
     def _prepared(
-        self, call: Call, recipe: Recipe | None = None, *, finished: bool = False
+        self,
+        call: Call,
+        function: str = "",
+        recipe: Recipe | None = None,
+        *,
+        finished: bool = False,
     ) -> tuple[BlockPlan, Compute]:
         """The plan, and what is compiled for it: once for calls of the same shapes.
 
@@ -262,7 +272,7 @@ class Batched:
         """
         shapes = [(side.n, *side.shapes(1)) for side in call.sides[: 2 - call.same]]
         key = call_key(*split_arrays((call.names, shapes, call.params)))
-        key = None if key is None else (key, recipe, finished)
+        key = None if key is None else (key, function, recipe, finished)
         found = self._compiled.get(key)
         if found is None:
             plan, halves = self._plan(call, recipe, finished=finished)

@@ -67,6 +67,13 @@ def load_kernel(store: Any) -> Any:
             "Run the call that began it again, and it continues."
         )
         raise ValueError(msg)
+    for name, array in group.members(max_depth=None):
+        if hasattr(array, "nchunks_initialized") and array.nchunks_initialized < array.nchunks:
+            msg = (
+                f"files of {name} are missing in {shown(store)}: an incomplete copy, perhaps. Copy "
+                "it again, or run the call that began it, which computes them anew."
+            )
+            raise ValueError(msg)
     return by_name(group, manifest)
 
 
@@ -169,7 +176,7 @@ def opened(store: Any, mode: str = "r") -> Any:
     except (FileNotFoundError, KeyError):
         return None
     except (json.JSONDecodeError, zarr.errors.ContainsArrayError) as error:
-        raise ValueError(f"{shown(store)} holds no kernel: {error}.") from error
+        raise ValueError(f"{shown(store)} holds no kernel, but something else.") from error
 
 
 def recipe_of(
@@ -188,7 +195,11 @@ def recipe_of(
             "Choose another path, or remove the store."
         )
         raise ValueError(msg)
-    recipe = recipe_in(manifest)
+    return sized(recipe_in(manifest), store, manifest, batch_size)
+
+
+def sized(recipe: Recipe, store: Any, manifest: dict[str, Any], batch_size: int | None) -> Recipe:
+    """The recipe, if `batch_size` is that of the store or none."""
     longest = max(1, *manifest["examples"])
     if batch_size is not None and min(batch_size, longest) != min(recipe.block, longest):
         msg = (
@@ -199,10 +210,14 @@ def recipe_of(
     return recipe
 
 
-def recipe_there(group: Any, store: Any, examples: list[int]) -> Recipe | None:
+def recipe_there(
+    group: Any, store: Any, examples: list[int], batch_size: int | None
+) -> Recipe | None:
     """The recipe of a store for so many examples."""
     manifest = manifest_of(group, store)
-    return recipe_in(manifest) if manifest["examples"] == examples else None
+    if manifest["examples"] != examples:
+        return None
+    return sized(recipe_in(manifest), store, manifest, batch_size)
 
 
 def recipe_in(manifest: dict[str, Any]) -> Recipe:
@@ -277,7 +292,9 @@ def locked(store: Any) -> Iterator[None]:
         raise ImportError(MISSING) from error
     try:
         check_folder(root)
-        lock = FileLock(root.with_name(root.name + ".lock"), timeout=0)
+        file = root.with_name(root.name + ".lock")
+        file.touch()
+        lock = FileLock(file, timeout=0)
         lock.acquire()
     except Timeout:
         raise RuntimeError(IN_USE.format(root)) from None
@@ -314,7 +331,7 @@ def local_path(store: Any) -> Path | None:
     """The folder of a store, if it is one of this machine."""
     if isinstance(store, (str, os.PathLike)):
         text = str(store).removeprefix("file://")
-        return None if "://" in text else Path(text).resolve()
+        return None if "://" in text else Path(text).expanduser().resolve()
     root = getattr(store, "root", None)
     return root.resolve() if isinstance(root, Path) else None
 

@@ -41,6 +41,11 @@ class Call:
         return replace(self, sides=(first, first if self.same else second), params=None)
 
     @property
+    def lengths(self) -> tuple[int, int]:
+        """`n` and `m`."""
+        return self.sides[0].n, self.sides[1].n
+
+    @property
     def axes(self) -> tuple[Any, Any]:
         """Traced and diagonal axes."""
         fn = self.fn.ntk_fn if "ntk" in self.names else self.fn.nngp_fn
