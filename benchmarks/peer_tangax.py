@@ -57,16 +57,16 @@ def methods(work: Workload) -> dict[str, Method]:
 
 
 def in_blocks(work: Workload, memory: str | None) -> Method:
-    """By `batch`, anew each time: every block is computed, and written if it goes to disk."""
+    """By `batch`; to disk it is compiled anew each time, as the store is another."""
 
     def method() -> Callable[[], Any]:
         f, params, x1, x2 = on_jax.arguments(work)
         ntk_fn = nt.empirical_ntk_fn(f, on_jax.trace_axes(work), vmap_axes=0)
-        compiled = nt.batch(ntk_fn, memory=memory)
+        if not work.to_disk:
+            compiled = nt.batch(ntk_fn, memory=memory)
+            return lambda: compiled(x1, x2, params)
 
         def run() -> Any:
-            if not work.to_disk:
-                return compiled(x1, x2, params)
             with tempfile.TemporaryDirectory() as folder:
                 stored = nt.batch(ntk_fn, memory=memory, store=f"{folder}/kernel.zarr")
                 return stored(x1, x2, params)[...]

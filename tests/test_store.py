@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import zarr
 from test_batching import PARAMS, X1, X2, conv, two
 from test_empirical import assert_equal, uniform
 
 import tangax as nt
 from tangax import _filling
 from tangax.store import OnDisk, locked
-
-zarr = pytest.importorskip("zarr")
 
 NTK = nt.empirical_ntk_fn(conv, vmap_axes=0)
 
@@ -385,36 +384,38 @@ def child(path):
     )
 
 
-def begun(path):
-    """A child that has computed its halves and begins with tiles."""
+def stopped(path, how, lines):
+    """A child that is stopped at a random moment after it has told of so many tiles."""
     process = child(path)
-    assert process.stdout.readline() == b"begun\n", process.stderr.read().decode()
-    return process
+    for _ in range(lines):
+        assert process.stdout.readline() == b"tile\n", process.stderr.read().decode()
+    time.sleep(random.uniform(0, 0.01))
+    process.send_signal(how)
+    process.communicate(timeout=300)
+    return process.returncode
 
 
-def finished(process):
-    """How long a child takes for the rest."""
-    start = time.monotonic()
-    out, err = process.communicate(timeout=300)
-    assert out == b"finished\n", err.decode()
-    return time.monotonic() - start
+def finished(path):
+    """A child that is left alone: how many tiles it computes."""
+    out, err = child(path).communicate(timeout=300)
+    assert out.endswith(b"finished\n"), err.decode()
+    return out.count(b"tile\n")
 
 
-def crash(path, count):
-    """A store after kills at random moments against one without."""
+def crash(path, count, how=signal.SIGKILL):
+    """A store after kills at random moments of its 465 tiles against one without."""
     whole = path.with_name("whole.zarr")
-    took = finished(begun(whole))
+    every = finished(whole)
     random.seed(0)
-    kills = 0
-    for _ in range(count):
-        process = begun(path)
-        time.sleep(random.uniform(0, took / count))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-    assert kills
-    finished(begun(path))
+    moments = [random.randint(1, every // count - 1) for _ in range(count)]
+    codes = [stopped(path, how, lines) for lines in moments]
+    assert all(codes)  # none of them had finished
+    assert 0 < finished(path) < every
     np.testing.assert_array_equal(nt.load_kernel(path)[...], nt.load_kernel(whole)[...])
+
+
+def test_an_interrupted_run_continues(path):
+    crash(path, 1, signal.SIGINT)
 
 
 def test_a_killed_run_continues(path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -178,7 +178,7 @@ class BlockPlan:
             "bytes: "
             + ", ".join(f"{name} {in_bytes(number)}" for name, number in self.held.items()),
             f"about {in_bytes(self.bytes)} in all, of {in_bytes(room_of(self.memory))}: memory "
-            f"{in_bytes(self.memory)} less {in_bytes(RESERVE)} for compiling and 15 %",
+            f"{in_bytes(self.memory)} less {in_bytes(RESERVE)} for compiling and {1 - PLANNED:.0%}",
         ]
         return "\n".join(lines)
 
@@ -190,35 +190,33 @@ def plan_blocks(
     *,
     on_disk: bool,
     recipe: Recipe | None = None,
-    finished: bool = False,
 ) -> tuple[BlockPlan, Halves]:
     """The largest blocks that fit, and the halves that they are made of.
 
-    `recipe`: that of a run which this one continues; `finished`: whether nothing is left to do.
-    `ValueError` where one pair does not fit.
+    `recipe`: that of a run which this one continues. `ValueError` where one pair does not fit.
     """
     room = room_of(memory)
-    least, halves = [], None
+    tried: dict[str, BlockPlan] = {}
     for kind in kinds(call) if recipe is None else [recipe.kind]:
         tile_memory = max(1, room // 4) if recipe is None else recipe.memory
         halves = halves_of(call, kind, tile_memory, recipe)
         check_outputs(call, halves)
         sizes = sizes_of(call, halves, room, batch_size, recipe)
-        within = 2**62 if finished else room
-        fitting = fit(call, halves, within, sizes, tile_memory, on_disk=on_disk)
-        if isinstance(fitting, BlockPlan):
-            return replace(fitting, memory=memory), halves
-        least.append(fitting)
-    assert halves is not None
-    need = RESERVE + math.ceil(min(least) / PLANNED)
+        recipes = [Recipe(*size, kind, halves.forms, tile_memory) for size in sizes]
+        for one in recipes:
+            tried[kind] = block_plan(call, halves, one, memory, on_disk=on_disk)
+            if tried[kind].bytes <= room:
+                return tried[kind], halves
+    least = min(tried.values(), key=lambda plan: plan.bytes)
+    need = RESERVE + math.ceil(least.bytes / PLANNED)
     what = "a pair of examples" if recipe is None and batch_size is None else "a pair of blocks"
-    kernel = 0 if on_disk else nbytes(arrays_of(call, halves, call.lengths))
-    if 2 * kernel > min(least):
+    kernel = least.held["kernel"]
+    if 2 * kernel > least.bytes:
         what = f"the kernel, which alone takes {in_bytes(kernel)} (store= writes it to disk)"
     msg = (
         f"memory={in_bytes(memory)} is too small for {what}: at least {need} bytes (about "
-        f"{in_bytes(need)}) are needed, {in_bytes(RESERVE)} of them for compiling and 15 % of the "
-        "remainder for allocators."
+        f"{in_bytes(need)}) are needed, {in_bytes(RESERVE)} of them for compiling and "
+        f"{1 - PLANNED:.0%} of the remainder for allocators."
     )
     raise ValueError(msg)
 
@@ -233,8 +231,9 @@ def kinds(call: Call) -> list[str]:
     if "ntk" not in call.names:
         return ["outputs"]
     metas = [e.meta for e in InExamples.of(call, 1).examples]
-    joint = all(frame.joint for frame in call.frames(metas, [side.n for side in call.sides]))
-    return ["examples"] if joint or not call.fn.ntk_fn.has_plan else ["factors", "examples"]
+    if call.joint(metas) or not call.fn.ntk_fn.has_plan:
+        return ["examples"]
+    return ["factors", "examples"]
 
 
 def check_outputs(call: Call, halves: Halves) -> None:
@@ -280,26 +279,6 @@ def sizes_of(
     return [rounded(longest, block, min(block, chunk)) for block in blocks]
 
 
-def fit(
-    call: Call,
-    halves: Halves,
-    room: int,
-    sizes: list[tuple[int, int]],
-    tile_memory: int,
-    *,
-    on_disk: bool,
-) -> BlockPlan | int:
-    """The plan with the first sizes that fit; the bytes that the last need if none does."""
-    need = 0
-    for block, chunk in sizes:
-        recipe = Recipe(block, chunk, halves.kind, halves.forms, tile_memory)
-        found = block_plan(call, halves, recipe, room, on_disk=on_disk)
-        need = found.bytes
-        if need <= room:
-            return found
-    return need
-
-
 def halvings(most: int) -> list[int]:
     """`most`, half of it, and so on to one."""
     found = [max(1, most)]
@@ -316,15 +295,15 @@ def rounded(longest: int, block: int, chunk: int) -> tuple[int, int]:
 
 
 def block_plan(
-    call: Call, halves: Halves, recipe: Recipe, room: int, *, on_disk: bool
+    call: Call, halves: Halves, recipe: Recipe, memory: int, *, on_disk: bool
 ) -> BlockPlan:
     """The plan of blocks of a size: as many rows stay as there is room for."""
-    n, m = (side.n for side in call.sides)
+    n, m = call.lengths
     first, second = halves.examples
     sizes = min(recipe.block, n), min(recipe.block, m)
     half = nbytes(first.half), nbytes(second.half)
     of_sides = sizes[0] * half[0], sizes[1] * half[1]
-    arrays = arrays_of(call, halves, (n, m))
+    arrays = kernel_shapes(call, halves, (n, m))
     evaluating = recipe.chunk * max(first.evaluation, second.evaluation) + max(of_sides)
     tile = halves.price(sizes)
     held = {
@@ -333,30 +312,30 @@ def block_plan(
         "passing halves": of_sides[1],
         "evaluating or contracting": max(evaluating, tile.held),
         # On the device, on the way, and transposed; by Zarr once more, and encoded.
-        "tiles": (6 if on_disk else 4) * nbytes(arrays_of(call, halves, sizes)),
+        "tiles": (6 if on_disk else 4) * nbytes(kernel_shapes(call, halves, sizes)),
         "inputs": 2 * sum(side.nbytes(b) for side, b in zip(call.sides, sizes, strict=True)),
     }
-    spare = max(0, room - sum(held.values()))
+    spare = max(0, room_of(memory) - sum(held.values()))
     resident = min(max(1, -(-n // recipe.block)), 1 + spare // max(1, of_sides[0]))
     held["resident halves"] *= resident
     return BlockPlan(
         n=n,
         m=m,
         same=call.same,
-        joint=all(f.joint for f in call.frames([first.meta, second.meta], [n, m])),
+        joint=call.joint([first.meta, second.meta]),
         recipe=recipe,
         resident=resident,
         half=half,
         build=(first.build, second.build),
         tile=tile.multiply_adds,
         held=held,
-        memory=room,
+        memory=memory,
         arrays=tuple((name, a.shape, str(a.dtype)) for name, a in arrays.items()),
         on_disk=on_disk,
     )
 
 
-def arrays_of(call: Call, halves: Halves, sizes: tuple[int, int]) -> dict[str, Any]:
+def kernel_shapes(call: Call, halves: Halves, sizes: tuple[int, int]) -> dict[str, Any]:
     """Every array of the kernel of so many examples, by name: "ntk", or "ntk/1" of several."""
     first, second = halves.examples
     frames = call.frames([first.meta, second.meta], sizes)

@@ -24,16 +24,19 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         """The result of the function."""
-        static, arrays = split_arrays(args)
+        return self.of_split(*split_arrays(args))
+
+    def of_split(self, static: Any, arrays: list[Any]) -> Any:
+        """The same of arguments that `split_arrays` has split."""
         key = call_key(static, arrays)
         if key is None or key in self._eager:
-            return self._function(*args)
+            return self._joined(static, arrays)
         try:
             return self._jitted(static, arrays)
         except jax.errors.ConcretizationTypeError:
             if not is_concrete(arrays):
                 raise
-            result = self._function(*args)
+            result = self._joined(static, arrays)
             self._eager.add(key)
             return result
 

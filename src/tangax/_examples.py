@@ -220,7 +220,7 @@ def equal(first: Examples, second: Examples) -> bool:
 
 
 def values(piece: Any) -> np.ndarray:
-    """Numbers to hash or compare: those of an array, a key, or a Python scalar."""
+    """Numbers to hash or compare: those of an array or a key."""
     if dtype_is(piece, jax.dtypes.prng_key):
         piece = jax.random.key_data(piece)
     return np.ascontiguousarray(piece)

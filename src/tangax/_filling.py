@@ -16,7 +16,7 @@ from ._blocks import BlockPlan, Round
 from ._compiled import Compiled
 from ._finite import Finite
 from ._halves import Call, Half, Halves
-from ._tiles import Array, Index, is_kept
+from ._tiles import Array, Index, present
 from ._trees import is_concrete
 
 
@@ -90,7 +90,6 @@ class Compute:
 
     def __init__(self, plan: BlockPlan, halves: Halves, call: Call) -> None:
         self.recipe = plan.recipe
-        self._sides = call.without_values().sides
         self.halves = halves.of_call(call.without_values())
         self._half = Compiled(self._in_chunks)
         self.tile = Compiled(self.halves.tile)
@@ -113,7 +112,7 @@ class Compute:
         In a loop of the compiler's, whose steps share their memory: fresh memory is slow. Where `f`
         asks for values, in a loop of Python's.
         """
-        cut = partial(self._sides[side].cut, x, kwargs, size=chunk)
+        cut = partial(self.halves.call.sides[side].cut, x, kwargs, size=chunk)
 
         def one(start: Any) -> Half:
             x, kwargs = cut(start)
@@ -161,38 +160,29 @@ class Sink:
             parts = self.kept.finished(one)
             if parts is None:
                 return False
-            self.finite.check(one, self._of(one), parts)
+            self.finite.check(one, [a for a, _ in present(one, self.arrays, self.arrays)], parts)
         self._count(index)
         return True
 
     def put(self, index: Index, tile: list[jax.Array]) -> None:
-        """Take a tile that is on its way, and keep the one before."""
-        before, self.pending = self.pending, (index, tile)
-        self._keep(before)
+        """Keep the tile before, and take one that is on its way."""
+        self.flush()
+        self.pending = (index, tile)
 
     def flush(self) -> None:
         """Keep what is on its way."""
-        before, self.pending = self.pending, None
-        self._keep(before)
-
-    def _keep(self, pending: tuple[Index, list[jax.Array]] | None) -> None:
-        if pending is None:
+        if self.pending is None:
             return
-        index, tile = pending
-        pairs = zip(self.arrays, tile, strict=True)
-        parts = [a.cut(np.asarray(part), index) for a, part in pairs if is_kept(a, index)]
-        arrays = self._of(index)
+        (index, tile), self.pending = self.pending, None
+        found = present(index, self.arrays, tile)
+        arrays, parts = [a for a, _ in found], [a.cut(np.asarray(x), index) for a, x in found]
         self.finite.check(index, arrays, parts)
         self.kept.write(index, parts)
         twin = self._twin(index)
         if twin != index:
-            self.kept.write(
-                twin, [p.transpose(a.twins) for a, p in zip(arrays, parts, strict=True)]
-            )
+            pairs = zip(arrays, parts, strict=True)
+            self.kept.write(twin, [part.transpose(a.twins) for a, part in pairs])
         self._count(index)
-
-    def _of(self, index: Index) -> list[Array]:
-        return [a for a in self.arrays if is_kept(a, index)]
 
     def _twin(self, index: Index) -> Index:
         return (index[1], index[0]) if self.plan.same else index

@@ -18,6 +18,12 @@ def outer(y1: jax.Array, y2: jax.Array, ax: KernelAxes) -> jax.Array:
     return kernel / ax.size(y1.shape)
 
 
+def nngp(y1: list[jax.Array], y2: list[jax.Array], axes: list[KernelAxes], treedef: Any) -> Any:
+    """`f(x1) f(x2)^T` of every output, in the tree of the outputs; `y2` may be `y1` itself."""
+    kernels = [outer(a, b, ax) for a, b, ax in zip(y1, y2, axes, strict=True)]
+    return finish(y1 is y2, treedef, axes, kernels)
+
+
 def finish(same: bool, treedef: Any, axes: list[KernelAxes], kernels: list[jax.Array]) -> Any:
     """The kernels in the tree of the outputs; of one set of examples, exactly symmetric."""
     if same:

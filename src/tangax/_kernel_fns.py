@@ -11,11 +11,13 @@ import jax
 
 from ._axes import Axes, VmapAxes, split_vmap_axes
 from ._compiled import Compiled, call_key
+from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
-from ._kernel import check_precision, finish, full_precision, outer
+from ._kernel import check_precision, finish, full_precision, nngp
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
 from ._plan import Plan, make_plan
+from ._planner import OutputPlan
 from ._reference import jacobian_contraction, ntk_vector_products
 from ._sides import (
     Pair,
@@ -24,7 +26,7 @@ from ._sides import (
     pair_sides,
     warn_once,
 )
-from ._structured import frames, kernels, nngp
+from ._structured import frames, kernels, plan_outputs, warn_of_memory
 from ._trees import floats_as_arrays, is_concrete, join_arrays, split_arrays
 
 
@@ -80,8 +82,7 @@ class NngpFn:
             warn_once(self._warned, pair, axes, x1)
             y1 = pair.first.batch([], [])
             y2 = y1 if pair.same else pair.second.batch([], [])
-            kernels = [outer(a, b, ax) for a, b, ax in zip(y1, y2, axes, strict=True)]
-            return finish(pair.same, pair.treedef, axes, kernels)
+            return nngp(y1, y2, axes, pair.treedef)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,14 +195,13 @@ class NtkFn:
 
     def _run(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """Check what was not seen before, then compute."""
-        args = (what, x1, x2, floats_as_arrays(params), kwargs)
-        static, arrays = split_arrays(args)
+        static, arrays = split_arrays((what, x1, x2, floats_as_arrays(params), kwargs))
         key = call_key(static, arrays)
         if key not in self._checked and self._checks and is_concrete(arrays):
             self._check(self._pair(what, x1, x2, params, kwargs))
             if key is not None:
                 self._checked.add(key)
-        return self._compiled(*args)
+        return self._compiled.of_split(static, arrays)
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """What is asked for: "factors" of x1, or a tuple of kernels by name."""
@@ -219,9 +219,9 @@ class NtkFn:
             return self._kernels(what, first, second)
 
     def _halves(self, first: Factors, second: Factors, same: bool) -> Any:
-        """`_contract` at the precision asked for; of one side with itself, pairs are symmetric."""
+        """The NTK at the precision asked for; of one side with itself, pairs are symmetric."""
         with full_precision(self.precision):
-            return self._contract(first, first if same else second)
+            return self._kernels(("ntk",), first, first if same else second)[0]
 
     def _pair(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Pair:
         """Both sides; one of them for factors, whose keyword arguments are not pairs."""
@@ -245,24 +245,17 @@ class NtkFn:
                 self._logged.add(path)
         return source
 
-    def _kernels(
-        self, names: tuple[str, ...], first: Source, second: Source, *, told: bool = True
-    ) -> Any:
-        """What is asked for, of two sides; the NNGP from the outputs that came with the factors."""
-        with full_precision(self.precision):
-            return tuple(
-                self._contract(first, second, told=told)
-                if name == "ntk"
-                else nngp(first, second, self.trace_axes, self.diagonal_axes)
-                for name in names
-            )
+    def _kernels(self, names: tuple[str, ...], first: Source, second: Source) -> Any:
+        """What is asked for, of two sides. A budget that will be exceeded is told of."""
+        every, plans = self._planned(first, second)
+        warn_of_memory(plans, budget(self.memory))
+        return kernels(names, first, second, every, plans)
 
-    def _contract(self, first: Source, second: Source, *, told: bool = True) -> Any:
-        """The NTK of two sides. `told`: of a budget that is exceeded."""
+    def _planned(self, first: Source, second: Source) -> tuple[list[Frame], list[OutputPlan]]:
+        """The frame and the plan of every output."""
         every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
         memory = budget(self.memory)
-        found = kernels(first, second, every, memory, factored=self._factored, told=told)
-        return first.meta.treedef.unflatten(found)
+        return every, plan_outputs(first, second, every, memory, factored=self._factored)
 
     @property
     def has_plan(self) -> bool:

@@ -309,8 +309,16 @@ def user_stacklevel() -> int:
     return level
 
 
+MIXED = (
+    "f mixes examples: {} for two examples together differs from each computed apart, so vmap_axes "
+    "would give the kernel of another function. Batch statistics or one random key for a whole "
+    "batch do this: fix the statistics, give each example its own key, or pass vmap_axes=None. "
+    "check_vmap=False skips this check."
+)
+
+
 def check_examples_are_independent(
-    side: Side, leaves: list[jax.Array], names: list[str], message: str = ""
+    side: Side, leaves: list[jax.Array], names: list[str], message: str = MIXED
 ) -> None:
     """`ValueError` if `f` on two examples together differs from `f` on each apart.
 
@@ -334,15 +342,7 @@ def check_examples_are_independent(
                 assert axis is not None  # check_batched_outputs
                 separate = jnp.concatenate([a[i] for a in apart], axis)
                 if together[i].shape != separate.shape or not is_close(together[i], separate, eps):
-                    raise ValueError((message or MIXED).format(name))
-
-
-MIXED = (
-    "f mixes examples: {} for two examples together differs from each computed apart, so vmap_axes "
-    "would give the kernel of another function. Batch statistics or one random key for a whole "
-    "batch do this: fix the statistics, give each example its own key, or pass vmap_axes=None. "
-    "check_vmap=False skips this check."
-)
+                    raise ValueError(message.format(name))
 
 
 def first_other(side: Side) -> int:

@@ -14,7 +14,7 @@ from . import _contract, _planner
 from ._axes import Axes, kernel_axes
 from ._factors import Factor, Layout, Materialised, materialise
 from ._frame import Block, D, Frame, O, Q, added, combinations, loop, masked
-from ._kernel import finish, mirrored, outer
+from ._kernel import mirrored, nngp
 from ._linear import ByLeaf, Meta, Source, logger, on_cotangents
 from ._memory import in_bytes
 from ._planner import OutputPlan
@@ -27,14 +27,6 @@ def frames(meta1: Meta, meta2: Meta, trace: Axes, diagonal: Axes) -> list[Frame]
         Frame(kernel_axes(name, shape1, shape2, trace, diagonal), axis, shape1, shape2)
         for name, shape1, shape2, axis in outputs
     ]
-
-
-def nngp(first: Source, second: Source, trace: Axes, diagonal: Axes) -> Any:
-    """The NNGP from the outputs of two sides."""
-    axes = [frame.ax for frame in frames(first.meta, second.meta, trace, diagonal)]
-    outputs = zip(first.outputs, second.outputs, axes, strict=True)
-    found = [outer(a, b, ax) for a, b, ax in outputs]
-    return finish(first is second, first.meta.treedef, axes, found)
 
 
 # Pairs of factors
@@ -93,20 +85,33 @@ def unfolded(
 
 
 def kernels(
+    names: tuple[str, ...],
     first: Source,
     second: Source,
     every: list[Frame],
-    memory: int,
-    *,
-    factored: bool,
-    told: bool = True,
-) -> list[jax.Array]:
-    """The kernel of every output. `told`: of a budget that is exceeded."""
-    plans = plan_outputs(first, second, every, memory, factored=factored)
+    plans: list[OutputPlan],
+) -> tuple[Any, ...]:
+    """The kernels by name, each in the tree of the outputs."""
+    treedef = first.meta.treedef
+    methods = {
+        "ntk": lambda: treedef.unflatten(ntk(first, second, every, plans)),
+        "nngp": lambda: nngp(first.outputs, second.outputs, [f.ax for f in every], treedef),
+    }
+    return tuple(methods[name]() for name in names)
+
+
+def warn_of_memory(plans: list[OutputPlan], memory: int) -> None:
+    """Log that plans hold more than a budget, if they do."""
     held = max((plan.held for plan in plans), default=0)
-    if told and held > memory:
+    if held > memory:
         message = "About %s are held besides arguments and kernel, more than the %s of `memory`."
         logger.warning(message + " Take fewer examples at a time.", *map(in_bytes, (held, memory)))
+
+
+def ntk(
+    first: Source, second: Source, every: list[Frame], plans: list[OutputPlan]
+) -> list[jax.Array]:
+    """The NTK of every output, as planned."""
     if all(plan.whole for plan in plans):  # one backward pass serves all outputs
         same = first is second
         first = first.whole()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -82,12 +83,16 @@ class InMemory:
 
     def write(self, index: Index, parts: Sequence[np.ndarray]) -> None:
         """Keep a tile."""
-        pairs = zip(self.kernels, self.arrays, strict=True)
-        kept = [kernel[a.region(index)] for kernel, a in pairs if is_kept(a, index)]
-        for place, part in zip(kept, parts, strict=True):
-            place[...] = part
+        for (array, kernel), part in zip(
+            present(index, self.arrays, self.kernels), parts, strict=True
+        ):
+            kernel[array.region(index)] = part
 
 
-def is_kept(array: Array, index: Index) -> bool:
-    """Whether a tile is part of an array: of pairs of equal examples, those on the diagonal are."""
-    return array.columns is not None or index[0] == index[1]
+def present(index: Index, arrays: Sequence[Array], each: Sequence[Any]) -> list[tuple[Array, Any]]:
+    """The arrays that have a part of a tile, and what belongs to each.
+
+    Of pairs of equal examples, only tiles on the diagonal are.
+    """
+    pairs = zip(arrays, each, strict=True)
+    return [(a, x) for a, x in pairs if a.columns is not None or index[0] == index[1]]

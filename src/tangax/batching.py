@@ -18,7 +18,7 @@ from ._filling import Compute, Kept, fill, tqdm_class
 from ._fingerprint import fingerprint, function_digest
 from ._finite import MODES, Finite
 from ._get import kernel_tuple
-from ._halves import Call, Halves, pair_of
+from ._halves import ANY, Call, Halves, pair_of
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
 from ._memory import budget, free, host_free
 from ._sides import check_examples_are_independent
@@ -248,15 +248,11 @@ class Batched:
     def _plan(
         self, call: Call, recipe: Recipe | None = None, *, finished: bool = False
     ) -> tuple[BlockPlan, Halves]:
-        memory = self.options.memory
-        return plan_blocks(
-            call,
-            int(SHARE * min(free(), host_free())) if memory is None else budget(memory),
-            self.options.batch_size,
-            on_disk=self.options.store is not None,
-            recipe=recipe,
-            finished=finished,
-        )
+        memory = ANY if finished else self.options.memory  # what is there needs none
+        if memory is None:
+            memory = int(SHARE * min(free(), host_free()))
+        size, on_disk = self.options.batch_size, self.options.store is not None
+        return plan_blocks(call, budget(memory), size, on_disk=on_disk, recipe=recipe)
 
     def _prepared(
         self,
@@ -301,16 +297,15 @@ def trees(call: Call, halves: Halves, arrays: Sequence[Any]) -> list[Any]:
 
 def check(call: Call) -> None:
     """Refuse an `f` that mixes examples, if the first ones show it."""
-    fn = call.fn.ntk_fn
     for side in call.sides[: 2 - call.same]:
         if side.n < 2:
             continue
         x, kwargs = side.block(0, min(side.n, CHECKED))
-        pair, leaves = pair_of(call, x, call.params, kwargs), []
         if "ntk" in call.names:
-            pair = fn._pair("factors", x, None, call.params, kwargs)
-            assert pair.params is not None
-            leaves = pair.params.leaves
+            pair = call.fn.ntk_fn._pair("factors", x, None, call.params, kwargs)
+        else:
+            pair = pair_of(call, x, call.params, kwargs)
+        leaves = pair.params.leaves if pair.params else []
         check_examples_are_independent(pair.first, leaves, pair.names, MIXED)
 
 

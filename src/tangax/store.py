@@ -16,7 +16,7 @@ import numpy as np
 
 from ._blocks import BlockPlan, Recipe
 from ._get import kernel_tuple
-from ._tiles import Array, Index, is_kept
+from ._tiles import Array, Index, present
 
 # The attribute that holds the manifest, and the array of checksums, a row of tiles to a chunk.
 MANIFEST, TILES, FORMAT = "tangax", "tiles", 1
@@ -126,8 +126,7 @@ class OnDisk:
         try:
             parts = [
                 np.asarray(kernel[array.region(index)])
-                for kernel, array in zip(self.kernels, self._arrays, strict=True)
-                if is_kept(array, index)
+                for array, kernel in present(index, self._arrays, self.kernels)
             ]
         except Exception:  # whatever a codec makes of a damaged file
             parts = []
@@ -138,12 +137,8 @@ class OnDisk:
 
     def write(self, index: Index, parts: Sequence[np.ndarray]) -> None:
         """Keep a tile, then its checksum: a tile without one is computed again."""
-        kept = [
-            (kernel, a)
-            for kernel, a in zip(self.kernels, self._arrays, strict=True)
-            if is_kept(a, index)
-        ]
-        for (kernel, array), part in zip(kept, parts, strict=True):
+        pairs = zip(present(index, self._arrays, self.kernels), parts, strict=True)
+        for (array, kernel), part in pairs:
             kernel[array.region(index)] = part
         self._mark(index, checksum(parts))
 

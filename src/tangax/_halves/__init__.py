@@ -12,6 +12,7 @@ from .base import Halves as Halves
 from .base import OneExample as OneExample
 from .base import Tile as Tile
 from .examples import InExamples as InExamples
+from .factors import ANY as ANY
 from .factors import InFactors as InFactors
 from .outputs import InOutputs as InOutputs
 from .outputs import pair_of as pair_of

@@ -51,6 +51,10 @@ class Call:
         fn = self.fn.ntk_fn if "ntk" in self.names else self.fn.nngp_fn
         return fn.trace_axes, fn.diagonal_axes
 
+    def joint(self, metas: Sequence[Meta]) -> bool:
+        """Whether only pairs of equal examples are wanted, for every output."""
+        return all(frame.joint for frame in self.frames(metas, self.lengths))
+
     def frames(self, metas: Sequence[Meta], sizes: Sequence[int]) -> list[Frame]:
         """The frame of each output's kernel, of so many examples."""
         first, second = map(of_block, metas, sizes)
@@ -73,14 +77,12 @@ class OneExample:
 
     def of(self, size: int) -> Half:
         """The shapes of a half of so many examples."""
-        return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self.half
-        )
+        return of_size(self.half, size)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """What one tile costs: bytes held besides halves and kernel, multiply-adds; orders by leaf."""
+    """What one tile costs: bytes held besides halves and kernel, multiply-adds."""
 
     held: int
     multiply_adds: int
@@ -91,6 +93,11 @@ class Halves(Protocol):
 
     `examples`: one of each side. `forms`: what else decides how halves are computed.
     """
+
+    @property
+    def call(self) -> Call:
+        """What they are of."""
+        ...
 
     @property
     def kind(self) -> str:
@@ -122,6 +129,11 @@ class Halves(Protocol):
     def price(self, sizes: tuple[int, int]) -> Tile:
         """What a tile of two blocks of so many examples costs."""
         ...
+
+
+def of_size(tree: Any, size: int) -> Any:
+    """The shapes of a tree of arrays with so many examples in front."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), tree)
 
 
 def of_block(meta: Meta, size: int) -> Meta:

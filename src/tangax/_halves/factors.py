@@ -25,9 +25,9 @@ from .._materialise import jacobian
 from .._memory import nbytes
 from .._plan import backward_flops, forward_flops
 from .._planner import OutputPlan
-from .._structured import in_leaf, layout, pairs_by_leaf, plan_outputs
+from .._structured import in_leaf, kernels, layout, pairs_by_leaf
 from .._trees import kernel_dtype
-from .base import Call, Half, OneExample, Tile, assembled, outputs_first, shapes_of
+from .base import Call, Half, OneExample, Tile, assembled, of_size, outputs_first, shapes_of
 
 # What becomes of a leaf's factors: kept, or multiplied out in the normal form or the leaf's own.
 KEPT, NORMAL, LEAF = "kept", "normal form", "leaf"
@@ -65,7 +65,9 @@ class InFactors:
         """Contracted as `ntk_fn` plans it."""
         a = assembled(first, self.examples[0].meta)
         b = a if second is None else assembled(second, self.examples[1].meta)
-        return jax.tree.leaves(self.ntk_fn._kernels(self.call.names, a, b, told=False))
+        with full_precision(self.ntk_fn.precision):
+            found = kernels(self.call.names, a, b, *self.ntk_fn._planned(a, b))
+        return jax.tree.leaves(found)
 
     def price(self, sizes: tuple[int, int]) -> Tile:
         """From the plan of a tile."""
@@ -74,9 +76,7 @@ class InFactors:
         def trace(first: Half, second: Half) -> None:
             a = assembled(first, self.examples[0].meta)
             b = assembled(second, self.examples[1].meta)
-            frames = self.call.frames([a.meta, b.meta], sizes)
-            memory, factored = int(self.ntk_fn.memory or 0), self.ntk_fn._factored
-            found.extend(plan_outputs(a, b, frames, memory, factored=factored))
+            found.extend(self.ntk_fn._planned(a, b)[1])
 
         shapes_of(trace, *(e.of(size) for e, size in zip(self.examples, sizes, strict=True)))
         held = max((plan.held for plan in found), default=0)
@@ -175,8 +175,8 @@ def multiplying_pays(
             return True
         if factored:
             continue
-        first = of_examples(f1, sizes[0])
-        second = first if same else of_examples(f2, sizes[1])
+        first = of_size(f1, sizes[0])
+        second = first if same else of_size(f2, sizes[1])
         for frame in frames:
             (d, r, o), q = frame.counts(0), frame.counts(1)[2]
             whole = OutputPlan(Block(d, d), Block(r, r), Block(o, o), Block(q, q), same)
@@ -185,8 +185,3 @@ def multiplying_pays(
             options = _planner.fitted(*pair, frame, "materialise", ANY)
             materialised += min(option.total for option in options)
     return not factored and materialised < least
-
-
-def of_examples(factor: Factor, n: int) -> Factor:
-    """The shape of a factor of so many examples."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), factor)

@@ -9,11 +9,11 @@ from typing import Any, Self
 import jax
 
 from .. import _jaxpr
-from .._kernel import full_precision
+from .._kernel import full_precision, nngp
 from .._linear import meta_of
 from .._memory import nbytes
 from .._sides import Pair, pair_sides
-from .._structured import nngp
+from .._structured import frames
 from .._trees import kernel_dtype, split_arrays
 from .base import Call, Half, OneExample, Tile, assembled, outputs_first, shapes_of
 
@@ -48,7 +48,8 @@ class InOutputs:
         a = assembled(first, self.examples[0].meta)
         b = a if second is None else assembled(second, self.examples[1].meta)
         with full_precision(self.call.fn.nngp_fn.precision):
-            return jax.tree.leaves(nngp(a, b, *self.call.axes))
+            axes = [frame.ax for frame in frames(a.meta, b.meta, *self.call.axes)]
+            return jax.tree.leaves(nngp(a.outputs, b.outputs, axes, a.meta.treedef))
 
     def price(self, sizes: tuple[int, int]) -> Tile:
         """Of the products alone."""
