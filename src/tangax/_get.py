@@ -29,7 +29,11 @@ def canonical_get(get: Any) -> tuple[str, ...]:
     return lower
 
 
+AnalyticKernel = namedtuple("AnalyticKernel", ["nngp", "ntk"])
+"""Both kernels, as the `kernel_fn` of `stax` returns them."""
+
+
 @functools.cache
-def kernel_tuple(names: tuple[str, ...]) -> Any:
-    """The namedtuple of kernels in the order asked for."""
-    return EmpiricalKernel if names == ("nngp", "ntk") else namedtuple("EmpiricalKernel", names)
+def kernel_tuple(names: tuple[str, ...], whole: Any = EmpiricalKernel) -> Any:
+    """The namedtuple of kernels in the order asked for; `whole` has both."""
+    return whole if names == whole._fields else namedtuple(whole.__name__, names)

@@ -1,0 +1,216 @@
+"""What is known of a layer's activations in the limit of infinite width.
+
+Channels are then independent draws of one random function `a(x, s)` of the example and the position
+(pixel, token). Its second moments are all that the layers need:
+
+    nngp[s, n, m]   = E[a(x1[n], s) a(x2[m], s)]
+    ntk[s, n, m]    = the limit of J(x1[n]) J(x2[m])^T, for one channel
+
+and, with `pairs`, the same between any two positions. Examples are the last axes, so that loops
+over positions take whole rows. An axis of positions is one axis of the arrays, or with `pairs` two
+neighbouring ones: `[h, w, n, m]` or `[h, h', w, w', n, m]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# A linear map of positions: `op(array, axes)`, with the axes of each axis of positions.
+Op = Callable[[jax.Array, list[tuple[int, ...]]], jax.Array]
+# The moments after a function of one variable, and the factor of the NTK: `dual(c, p, q, itself)`
+# of the covariance `c` of two Gaussians of variances `p` and `q`, and whether they are the same.
+Dual = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What must be known of a layer's input: of all `pairs` of positions, or of equal ones only.
+
+    `axes`: the batch and the channel axis that the first layer to care names, `layer`; the channels
+    may be all that is left.
+    """
+
+    pairs: bool
+    axes: tuple[int, int | None] | None = None
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """The second moments of one layer's activations.
+
+    `own1`, `own2`: as `nngp`, of each example with itself, `[s, n]` and `[s, m]`. `ntk`: `None`
+    before the first parameter, where it is zero. `same`: which examples are the same one, `[n, m]`;
+    `None` where none is known to be. `channels`: the number of them in the finite network. `axes`:
+    where its arrays have the batch and the channels. `gaussian`: whether `a` is a Gaussian process;
+    `centred`: whether its mean is zero; `shared`: the branchings that it shares randomness with.
+    """
+
+    nngp: jax.Array
+    ntk: jax.Array | None
+    own1: jax.Array
+    own2: jax.Array
+    same: jax.Array | None
+    pairs: bool
+    channels: int
+    axes: tuple[int, int]
+    gaussian: bool = False
+    centred: bool = False
+    shared: frozenset[Any] = frozenset()
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The sizes of the axes of positions."""
+        return tuple(self.nngp.shape[a[0]] for a in self.position_axes)
+
+    @property
+    def position_axes(self) -> list[tuple[int, ...]]:
+        """The axes of the arrays for each axis of positions."""
+        each = 1 + self.pairs
+        count = (self.nngp.ndim - 2) // each
+        return [tuple(range(each * a, each * (a + 1))) for a in range(count)]
+
+    @property
+    def places(self) -> list[int]:
+        """Where the finite network's arrays have the axes of positions."""
+        return [a for a in range(len(self.position_axes) + 2) if a not in self.axes]
+
+    def map(self, op: Op) -> Covariance:
+        """After a map of positions that is linear in the moments."""
+        return self.each(lambda a: op(a, self.position_axes))
+
+    def each(self, op: Callable[[jax.Array], jax.Array]) -> Covariance:
+        """After a linear map of the moments."""
+        return replace(
+            self,
+            nngp=op(self.nngp),
+            ntk=None if self.ntk is None else op(self.ntk),
+            own1=op(self.own1),
+            own2=op(self.own2),
+        )
+
+    def shifted(self, scale: float, shift: float) -> Covariance:
+        """Scaled; all moments but the NTK then shifted."""
+        scaled = self.each(lambda a: scale * a)
+        moments = {name: getattr(scaled, name) + shift for name in ("nngp", "own1", "own2")}
+        return replace(scaled, **moments)
+
+    def variances(self) -> tuple[jax.Array, jax.Array]:
+        """`p[s, n]` and `q[s, m]`: of each example at each position."""
+        return (
+            diagonal(self.own1, len(self.positions), self.pairs),
+            diagonal(self.own2, len(self.positions), self.pairs),
+        )
+
+    def without_pairs(self) -> Covariance:
+        """Of equal positions only."""
+        if not self.pairs:
+            return self
+        count = len(self.positions)
+        return replace(self.each(lambda a: diagonal(a, count, True)), pairs=False)
+
+    def pointwise(self, dual: Dual, *, odd: bool = False) -> Covariance:
+        """After a function of one variable, applied to every entry of a Gaussian process."""
+        p, q = self.variances()
+        nngp, factor = self._dual(dual, self.nngp, p, q, self.same)
+        return replace(
+            self,
+            nngp=nngp,
+            ntk=None if self.ntk is None else self.ntk * factor,
+            own1=self._own(dual, self.own1, p),
+            own2=self._own(dual, self.own2, q),
+            gaussian=False,
+            centred=odd and self.centred,
+        )
+
+    def _own(self, dual: Dual, own: jax.Array, p: jax.Array) -> jax.Array:
+        if not self.pairs:
+            return dual(p, p, p, jnp.ones((), bool))[0]
+        same = jnp.ones((1, 1), bool)
+        return self._dual(dual, own[..., None], p, p, same, joint=True)[0][..., 0]
+
+    def _dual(
+        self,
+        dual: Dual,
+        c: jax.Array,
+        p: jax.Array,
+        q: jax.Array,
+        same: jax.Array | None,
+        *,
+        joint: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        """`dual` of all pairs; of a variable with itself exactly, whatever `c` was rounded to."""
+        count = len(self.positions)
+        p = spread(p, count, self.pairs, 0)
+        q = spread(q, count, self.pairs, 1)
+        # Examples: [n, 1] with [1, m], or both [n, 1].
+        p = p[..., :, None]
+        q = q[..., :, None] if joint else q[..., None, :]
+        itself = self.itself(jnp.zeros((1, 1), bool) if same is None else same)
+        return dual(jnp.where(itself, p, c), p, q, itself)
+
+    def itself(self, same: jax.Array) -> jax.Array:
+        """Whether both are one variable: the same example at the same position."""
+        if self.pairs:
+            for axis, size in enumerate(self.positions):
+                shape = [1] * (2 * len(self.positions) + 2)
+                shape[2 * axis : 2 * axis + 2] = size, size
+                same = same & jnp.eye(size, dtype=bool).reshape(shape)
+        return same
+
+
+def determinant(c: jax.Array, p: jax.Array, q: jax.Array, itself: jax.Array) -> jax.Array:
+    """`p q - c^2`, of one variable exactly zero.
+
+    Its square root is an angle: rounding to `eps` would leave `sqrt(eps)`, in fused operations too.
+    """
+    return jnp.where(itself, 0, jnp.maximum(p * q - c * c, 0))
+
+
+def diagonal(array: jax.Array, count: int, pairs: bool) -> jax.Array:
+    """Of pairs of positions the equal ones."""
+    if pairs:
+        for axis in range(count):
+            array = jnp.moveaxis(jnp.diagonal(array, 0, axis, axis + 1), -1, axis)
+    return array
+
+
+def spread(array: jax.Array, count: int, pairs: bool, which: int) -> jax.Array:
+    """Of `[s, n]` the positions as the first, or the second, of each pair."""
+    if not pairs:
+        return array
+    return jnp.expand_dims(array, [2 * axis + 1 - which for axis in range(count)])
+
+
+def of_inputs(
+    x1: jax.Array, x2: jax.Array, same: jax.Array | None, pairs: bool, axes: tuple[int, int]
+) -> Covariance:
+    """The moments of inputs `[n, *positions, channels]`: means over their channels."""
+    channels, count = x1.shape[-1], x1.ndim - 2
+    first, second = list(range(count)), list(range(count))
+    result = first
+    n, m, channel = 2 * count, 2 * count + 1, 2 * count + 2
+    if pairs:
+        second = [count + a for a in first]
+        result = [s for both in zip(first, second, strict=True) for s in both]
+
+    def moments(a: jax.Array, b: jax.Array, i: int, j: int) -> jax.Array:
+        examples = [i, j] if i != j else [i]
+        product = jnp.einsum(a, [i, *first, channel], b, [j, *second, channel], result + examples)
+        return product / channels
+
+    return Covariance(
+        nngp=moments(x1, x2, n, m),
+        ntk=None,
+        own1=moments(x1, x1, n, n),
+        own2=moments(x2, x2, m, m),
+        same=same,
+        pairs=pairs,
+        channels=channels,
+        axes=axes,
+    )

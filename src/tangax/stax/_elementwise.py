@@ -1,0 +1,384 @@
+"""Functions of one variable, applied to every entry.
+
+In the limit their inputs are Gaussian, `(u, v)` with variances `p`, `q` and covariance `c`:
+
+    K' = E[f(u) f(v)]        Theta' = Theta E[f'(u) f'(v)] = Theta dK'/dc
+
+the last by Price's theorem. Each layer has both as functions of `c, p, q`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._covariance import Covariance, Dual, determinant
+from ._layer import Layer, layer, no_closed_form
+
+
+def Relu(do_stabilize: bool = False) -> Layer:
+    """`max(x, 0)`.
+
+        K' = (sqrt(p q - c^2) + (pi - theta) c) / (2 pi)
+        dK'/dc = (pi - theta) / (2 pi),        cos(theta) = c / sqrt(p q)
+
+    Args:
+        do_stabilize: divide by the largest variance on the way, where `p q` would overflow.
+
+    Raises:
+        NotImplementedError: `kernel_fn` of inputs that are no Gaussian process: a `Dense` or `Conv`
+            layer must come before.
+
+    Cost: about ten operations for each entry of the covariance.
+
+    Source: Cho and Saul, "Kernel Methods for Deep Learning" (2009), section 2.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from tangax import stax
+        >>> stax.Relu().apply_fn((), jnp.array([-2.0, 3.0]))
+        Array([0., 3.], dtype=float32)
+    """
+    return piecewise_linear("Relu", 0.0, 1.0, do_stabilize)
+
+
+def LeakyRelu(alpha: float, do_stabilize: bool = False) -> Layer:
+    """`alpha min(x, 0) + max(x, 0)`; see `ABRelu`.
+
+    Args:
+        alpha: the slope at negative numbers.
+        do_stabilize: see `Relu`.
+
+    Raises:
+        NotImplementedError: see `Relu`.
+
+    Cost: see `Relu`.
+
+    Source: Tsuchida et al., "Invariance of Weight Distributions in Rectified MLPs" (2018).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from tangax import stax
+        >>> stax.LeakyRelu(0.5).apply_fn((), jnp.array([-2.0, 3.0]))
+        Array([-1.,  3.], dtype=float32)
+    """
+    return piecewise_linear(f"LeakyRelu({alpha})", alpha, 1.0, do_stabilize)
+
+
+def ABRelu(a: float, b: float, do_stabilize: bool = False) -> Layer:
+    """`a min(x, 0) + b max(x, 0)`.
+
+        K' = (a - b)^2 / (2 pi) (sqrt(p q - c^2) - theta c) + (a^2 + b^2) / 2 c
+        dK'/dc = (a^2 + b^2) / 2 - (a - b)^2 / (2 pi) theta
+
+    Args:
+        a: the slope at negative numbers.
+        b: the slope at positive numbers.
+        do_stabilize: see `Relu`.
+
+    Raises:
+        NotImplementedError: see `Relu`.
+
+    Cost: see `Relu`.
+
+    Source: Tsuchida et al., "Invariance of Weight Distributions in Rectified MLPs" (2018).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from tangax import stax
+        >>> stax.ABRelu(-1, 2).apply_fn((), jnp.array([-2.0, 3.0]))
+        Array([2., 6.], dtype=float32)
+    """
+    return piecewise_linear(f"ABRelu({a}, {b})", a, b, do_stabilize)
+
+
+def piecewise_linear(name: str, a: float, b: float, do_stabilize: bool) -> Layer:
+    """A function with one slope on each side of zero."""
+
+    def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+        sine = safe_sqrt(determinant(c, p, q, itself))
+        # Of a variable that is zero, any angle.
+        zero = (sine == 0) & (c == 0)
+        theta = jnp.where(zero, math.pi / 2, jnp.arctan2(sine, jnp.where(zero, 1.0, c)))
+        bend = (a - b) ** 2 / (2 * math.pi)
+        slope = (a * a + b * b) / 2 - bend * theta
+        return bend * sine + slope * c, slope
+
+    def stable(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+        most = jnp.maximum(jnp.maximum(jnp.max(p), jnp.max(q)), 1e-12)
+        nngp, slope = dual(c / most, p / most, q / most, itself)
+        return nngp * most, slope
+
+    def fn(x: jax.Array) -> jax.Array:
+        return b * jnp.maximum(x, 0) + (a * jnp.minimum(x, 0) if a else 0)
+
+    # `a = -b` is the absolute value, the identity for `a = b`.
+    return elementwise(name, fn, stable if do_stabilize else dual, odd=a == b)
+
+
+def Erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
+    """`a erf(b x) + c`.
+
+        K' = a^2 2/pi arcsin(2 b^2 c / sqrt((1 + 2 b^2 p) (1 + 2 b^2 q))) + c^2
+
+    Args:
+        a: scale of the output.
+        b: scale of the input.
+        c: shift of the output.
+
+    Raises:
+        NotImplementedError: see `Relu`.
+
+    Cost: about fifteen operations for each entry of the covariance.
+
+    Source: Williams, "Computing with Infinite Networks" (1997), section 3.1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from tangax import stax
+        >>> stax.Erf(2.0).apply_fn((), jnp.array([0.0, 9.0]))
+        Array([0., 2.], dtype=float32)
+    """
+
+    def dual(k: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+        k, p, q = b * b * k, b * b * p, b * b * q
+        root = jnp.sqrt(1 + 2 * (p + q) + 4 * determinant(k, p, q, itself))
+        nngp = a * a * 2 / math.pi * jnp.arctan2(2 * k, root) + c * c
+        return nngp, (a * b) ** 2 * 4 / math.pi / root
+
+    fn = lambda x: a * jax.lax.erf(b * x) + c  # noqa: E731
+    return elementwise(f"Erf({a}, {b}, {c})", fn, dual, odd=c == 0)
+
+
+def Gelu(approximate: bool = False) -> Layer:
+    """`x Phi(x)`, with the cumulative distribution of the standard normal.
+
+        K' = c / 4 + c / (2 pi) arctan(c / d) + (c^2 + p q d^2) / (2 pi (1 + p) (1 + q) d)
+        d^2 = (1 + p) (1 + q) - c^2
+
+    Args:
+        approximate: of the finite network only: by tanh, as in `jax.nn.gelu`.
+
+    Raises:
+        NotImplementedError: see `Relu`.
+
+    Cost: about thirty operations for each entry of the covariance.
+
+    Source: Tsuchida et al., "Avoiding Kernel Fixed Points: Computing with ELU and GELU Infinite
+    Networks" (2021), section 3.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from tangax import stax
+        >>> stax.Gelu().apply_fn((), jnp.array([0.0, 9.0]))
+        Array([0., 9.], dtype=float32)
+    """
+
+    def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+        both = (1 + p) * (1 + q)
+        square = 1 + p + q + determinant(c, p, q, itself)
+        root = jnp.sqrt(square)
+        angle = 0.25 + jnp.arctan2(c, root) / (2 * math.pi)
+        nngp = c * angle + (c * c + p * q * square) / (2 * math.pi * both * root)
+        slope = c / (2 * math.pi * root) * (1 / square + (1 - p * q) / both + 1)
+        return nngp, angle + slope
+
+    return elementwise("Gelu", lambda x: jax.nn.gelu(x, approximate=approximate), dual)
+
+
+def Sin(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
+    """`a sin(b x + c)`.
+
+        K' = a^2 / 2 (exp(b^2 (k - (p + q) / 2)) - cos(2 c) exp(-b^2 (k + (p + q) / 2)))
+
+    of the covariance `k`.
+
+    Args:
+        a: scale of the output.
+        b: scale of the input.
+        c: phase.
+
+    Raises:
+        NotImplementedError: see `Relu`.
+
+    Cost: two exponentials for each entry of the covariance.
+
+    Source: Pearce et al., "Expressive Priors in Bayesian Neural Networks" (2020), for the cosine.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from tangax import stax
+        >>> stax.Sin(2.0).apply_fn((), jnp.array([0.0, jnp.pi / 2]))
+        Array([0., 2.], dtype=float32)
+    """
+
+    def dual(k: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+        mean, phase = (p + q) / 2, math.cos(2 * c)
+        # Less one, so that small variances are not lost.
+        difference, total = jnp.expm1(b * b * (k - mean)), phase * jnp.expm1(-b * b * (k + mean))
+        nngp = difference - total + 2 * math.sin(c) ** 2
+        return a * a / 2 * nngp, (a * b) ** 2 / 2 * (difference + total + 1 + phase)
+
+    return elementwise(f"Sin({a}, {b}, {c})", lambda x: a * jnp.sin(b * x + c), dual, odd=c == 0)
+
+
+def Cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
+    """`a cos(b x + c)`; see `Sin`.
+
+    Args:
+        a: scale of the output.
+        b: scale of the input.
+        c: phase.
+
+    Raises:
+        NotImplementedError: see `Relu`.
+
+    Cost: see `Sin`.
+
+    Source: see `Sin`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from tangax import stax
+        >>> stax.Cos(2.0).apply_fn((), jnp.array([0.0]))
+        Array([2.], dtype=float32)
+    """
+    return Sin(a, b, c + math.pi / 2)
+
+
+def ElementwiseNumerical(
+    fn: Callable[[Any], Any], deg: int, df: Callable[[Any], Any] | None = None
+) -> Layer:
+    """Any function, with its kernel by Gauss-Hermite quadrature.
+
+        K' = 1/pi sum_ij w_i w_j f(sqrt(2 p) x_i) f(c sqrt(2/p) x_i + sqrt(2 (q - c^2/p)) x_j)
+
+    and with `f'` in place of `f` for the derivative. The error falls fast with `deg` for smooth
+    functions, and slowly for those with a kink, of which a closed form is to be preferred.
+
+    Args:
+        fn: the function, of arrays, entry by entry.
+        deg: number of nodes; 25 do for most smooth functions.
+        df: its derivative; by default from `jax.grad`.
+
+    Raises:
+        ValueError: `deg` below 1.
+        NotImplementedError: see `Relu`.
+
+    Cost: `deg^2` evaluations of `fn` and of `df` for each entry of the covariance, one after the
+    other, so that memory does not grow.
+
+    Source: Han et al., "Fast Neural Kernel Embeddings for General Activations" (2022), section 3.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from tangax import stax
+        >>> layers = stax.Dense(8), stax.ElementwiseNumerical(jnp.tanh, 25), stax.Dense(1)
+        >>> _, _, kernel_fn = stax.serial(*layers)
+        >>> kernel_fn(jax.random.normal(jax.random.key(0), (5, 3)), None, "ntk").shape
+        (5, 5)
+    """
+    name = f"ElementwiseNumerical({getattr(fn, '__name__', fn)}, deg={deg})"
+    if deg < 1:
+        raise ValueError(f"{name}: deg must be positive.")
+    nodes, weights = np.polynomial.hermite.hermgauss(deg)
+    x, y = (grid.ravel() for grid in np.meshgrid(nodes, nodes, indexing="ij"))
+    w = np.outer(weights, weights).ravel() / math.pi
+    derivative = jnp.vectorize(jax.grad(fn)) if df is None else df
+
+    def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+        inverse = jnp.where(p > 0, 1 / jnp.where(p > 0, p, 1), 0)
+        first = safe_sqrt(2 * p)
+        along = c * first * inverse
+        across = safe_sqrt(jnp.where(p > 0, 2 * determinant(c, p, q, itself) * inverse, 2 * q))
+
+        def step(sums: Any, node: Any) -> Any:
+            x, y, w = node
+            u, v = first * x, along * x + across * y
+            terms = w * fn(u) * fn(v), w * derivative(u) * derivative(v)
+            return tuple(s + t for s, t in zip(sums, terms, strict=True)), None
+
+        grid = tuple(jnp.asarray(v, c.dtype) for v in (x, y, w))
+        zeros = jnp.zeros(jnp.broadcast_shapes(c.shape, p.shape, q.shape), c.dtype)
+        return jax.lax.scan(step, (zeros, zeros), grid)[0]
+
+    return elementwise(name, fn, dual)
+
+
+def Elementwise(
+    fn: Callable[[Any], Any],
+    nngp_fn: Callable[..., Any] | None = None,
+    d_nngp_fn: Callable[..., Any] | None = None,
+) -> Layer:
+    """Any function, with its kernel from you.
+
+        K' = nngp_fn(c, p, q)        dK'/dc = d_nngp_fn(c, p, q)
+
+    Args:
+        fn: the function, of arrays, entry by entry.
+        nngp_fn: its moments, of scalars; without it there is no closed form.
+        d_nngp_fn: their derivative in `c`; by default from `jax.grad`.
+
+    Raises:
+        NotImplementedError: `kernel_fn` without `nngp_fn`; see also `Relu`.
+
+    Cost: of `nngp_fn` and `d_nngp_fn` for each entry of the covariance.
+
+    Source: see `ElementwiseNumerical`.
+
+    Example:
+        >>> import jax
+        >>> from tangax import stax
+        >>> square = stax.Elementwise(lambda x: x**2, lambda c, p, q: p * q + 2 * c**2)
+        >>> _, _, kernel_fn = stax.serial(stax.Dense(8), square, stax.Dense(1))
+        >>> kernel_fn(jax.random.normal(jax.random.key(0), (5, 3)), None, "ntk").shape
+        (5, 5)
+    """
+    name = f"Elementwise({getattr(fn, '__name__', fn)})"
+    if nngp_fn is None:
+        return elementwise(name, fn, None)
+    moments = jnp.vectorize(nngp_fn)
+    slope = jnp.vectorize(jax.grad(nngp_fn) if d_nngp_fn is None else d_nngp_fn)
+    return elementwise(name, fn, lambda c, p, q, _: (moments(c, p, q), slope(c, p, q)))
+
+
+def elementwise(
+    name: str, fn: Callable[[Any], Any], dual: Dual | None, *, odd: bool = False
+) -> Layer:
+    """A layer of a function and its moments; `odd`: whether it keeps a mean of zero."""
+
+    def rule(c: Covariance, **kwargs: Any) -> Covariance:
+        assert dual is not None
+        if not c.gaussian:
+            raise no_closed_form(
+                name, "its input is no Gaussian process; put a Dense or Conv layer before it"
+            )
+        return c.pointwise(dual, odd=odd)
+
+    return layer(
+        name,
+        lambda rng, input_shape: (input_shape, ()),
+        lambda params, inputs, **kwargs: fn(inputs),
+        None if dual is None else rule,
+    )
+
+
+@jax.custom_jvp
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """The square root, zero of negative numbers, with derivative zero there and at zero.
+
+    No branch decides its value: compilers compute `x` more than once, and round it differently.
+    """
+    return jnp.sqrt(jnp.maximum(x, 0))
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    root, positive = safe_sqrt(x), x > 0
+    return root, jnp.where(positive, dx / (2 * jnp.where(positive, root, 1)), 0)

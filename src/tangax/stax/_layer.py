@@ -1,0 +1,169 @@
+"""A layer: a triple of functions, two of its finite network and one of the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+
+from .._compiled import Compiled
+from .._get import AnalyticKernel, canonical_get, kernel_tuple
+from .._kernel import full_precision
+from .._sides import are_equal, is_pair
+from .._trees import is_concrete
+from ._blocked import blocked
+from ._covariance import Covariance, Need
+
+
+class Layer(NamedTuple):
+    """A layer, or a network made of layers.
+
+    `init_fn(key, input_shape)` gives `(output_shape, params)`; `apply_fn(params, x, **kwargs)` the
+    finite network's output; `kernel_fn(x1, x2, get)` the kernels of infinite width, see `KernelFn`.
+    """
+
+    init_fn: Callable[..., Any]
+    apply_fn: Callable[..., Any]
+    kernel_fn: Any
+
+
+# The covariance after a layer from that before, with the keyword arguments of a call.
+Rule = Callable[..., Any]
+# What a layer needs of its input, and its rule, given what is needed of its output.
+Plan = Callable[[Any], tuple[Any, Rule]]
+
+
+@dataclass(frozen=True, eq=False)
+class KernelFn:
+    """The kernels of a network of infinite width, in closed form.
+
+        NNGP   K = E[f(x1) f(x2)^T] of one output channel, over random parameters
+        NTK    Theta = the limit of J(x1) J(x2)^T, of one output channel
+
+    Outputs that have positions (no `Flatten`, no global pooling) give all pairs of them, in the
+    shape `zip(f(x1).shape, f(x2).shape)` without the channels.
+
+    Shapes: `[n, m]` after `Flatten` or global pooling. The dtype is that of the inputs, float32 for
+    integers and shorter floats.
+
+    Raises: `NotImplementedError` naming a layer that has no closed form there; `ValueError` and
+    `TypeError` for inputs that a layer cannot take.
+
+    Cost: for each layer, its function of every entry of the covariances: `n*m` times the positions
+    if only equal ones are needed, or their square if a layer pools. Memory: the result, and blocks
+    of examples small enough for caches. `x2=None` takes half the time.
+
+    Source: Jacot et al., "Neural Tangent Kernel" (2018), theorem 1; Novak et al., "Neural Tangents"
+    (2020), section 3; for convolutions Novak et al., "Bayesian Deep Convolutional Networks with
+    Many Channels are Gaussian Processes" (2019), section 2.2; the NTK of pooling is in Arora et
+    al., "On Exact Computation with an Infinitely Wide Neural Net" (2019), section 4.
+
+    Example:
+        >>> import jax
+        >>> from tangax import stax
+        >>> _, _, kernel_fn = stax.serial(stax.Dense(512), stax.Relu(), stax.Dense(1))
+        >>> x = jax.random.normal(jax.random.key(0), (5, 8))
+        >>> kernel_fn(x, None, "ntk").shape
+        (5, 5)
+    """
+
+    name: str
+    plan: Plan
+    _compiled: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_compiled", Compiled(self._compute))
+
+    def __call__(self, x1: Any, x2: Any = None, get: Any = None, **kwargs: Any) -> Any:
+        """The kernels that `get` names, as for `empirical_kernel_fn`; both in a namedtuple.
+
+        `x2=None` means `x2=x1`. `pattern` is for `Aggregate`, one for both or a pair. A network
+        that begins with `parallel` takes a tuple or list of inputs. It can be wrapped in `jax.jit`.
+        """
+        names = canonical_get(get)
+        unknown = sorted(set(kwargs) - {"pattern", "rng"})
+        if unknown:
+            raise TypeError(f"kernel_fn has no argument {unknown[0]!r}; it takes get and pattern.")
+        given = kwargs.get("pattern")
+        pattern: Any = given if is_pair(given) else (given, given)
+        if pattern[0] is pattern[1] and x2 is not None and equal(x1, x2):
+            x2 = None
+        elif x2 is None and pattern[0] is not pattern[1]:
+            x2 = x1
+        kernels = self._compiled(names, x1, x2, pattern)
+        return kernels[0] if isinstance(get, str) else kernel_tuple(names, AnalyticKernel)(*kernels)
+
+    def _compute(self, names: Any, x1: Any, x2: Any, pattern: Any) -> Any:
+        with full_precision(None):
+            return blocked(self.plan, names, x1, x2, pattern)
+
+
+def layer(
+    name: str,
+    init: Callable[..., Any],
+    apply: Callable[..., Any],
+    rule: Rule | None,
+    *,
+    pairs: bool | None = None,
+    axes: tuple[int, int | None] | None = None,
+) -> Layer:
+    """A layer of one input and one output.
+
+    `rule(c, **kwargs)`: the covariance after it; `None` if there is no closed form. `pairs`:
+    whether it needs pairs of positions; `None` for the pairs that are needed of its output.
+    `axes`: where its input has batch and channels, if it cares.
+    """
+
+    def plan(wanted: Need) -> tuple[Need, Rule]:
+        if rule is None:
+            raise no_closed_form(name, "its finite network works")
+        transform = rule
+
+        needed = Need(wanted.pairs if pairs is None else pairs, wanted.axes, wanted.layer)
+        if axes is not None:
+            needed = replace(needed, axes=axes, layer=name)
+
+        def forward(c: Any, **kwargs: Any) -> Any:
+            if not isinstance(c, Covariance):
+                raise ValueError(f"{name} takes one input, got {len(c)}: a fan-in joins branches.")
+            check_axes(name, axes, c)
+            after = transform(c, **kwargs)
+            return after if wanted.pairs else after.without_pairs()
+
+        return needed, forward
+
+    return Layer(init, apply, KernelFn(name, plan))
+
+
+def check_axes(name: str, axes: tuple[int, int | None] | None, c: Covariance) -> None:
+    """A layer finds batch and channels where it looks for them."""
+    if axes is None or (axes[1] is None and not c.positions):
+        return
+    count = len(c.positions) + 2
+    for what, asked, found in zip(("batch", "channels"), axes, c.axes, strict=True):
+        if asked is not None and asked % count != found:
+            raise ValueError(
+                f"{name} takes the {what} at axis {asked}, but its input has them at axis {found} "
+                f"of {count}."
+            )
+
+
+def equal(x1: Any, x2: Any) -> bool:
+    """Whether inputs are known to be the same."""
+    if x1 is x2:
+        return True
+    leaves1, leaves2 = jax.tree.leaves(x1), jax.tree.leaves(x2)
+    known = len(leaves1) == len(leaves2) and is_concrete((leaves1, leaves2))
+    return known and bool(are_equal(leaves1, leaves2))
+
+
+def no_closed_form(name: str, why: str) -> NotImplementedError:
+    """What is raised for a layer whose limit is not known."""
+    return NotImplementedError(f"{name} has no closed-form kernel here: {why}.")
+
+
+def split_keys(rng: Any, count: int) -> list[Any]:
+    """A key for each of so many layers."""
+    return [None] * count if rng is None else list(jax.random.split(rng, count))
