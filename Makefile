@@ -1,4 +1,4 @@
-# Everything from a bare machine: `make demo`, `make test`, `make test-all`, `make fuzz`, `make bench`.
+# Everything from a bare machine: `make demo`, `make widths`, `make test`, `make test-all`, `make fuzz`, `make bench`.
 # Each makes the environment in $(VENV) first, and makes it anew when pyproject.toml, PYTHON or JAX has changed.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV ?= .venv
 # More requirements for pip, to pin JAX: make test JAX='jax==0.10.2 jaxlib==0.10.2'
 JAX ?=
 
-.PHONY: demo test test-all fuzz crash bench bench-gpu lint format install clean again
+.PHONY: demo widths test test-all fuzz crash bench bench-gpu lint format install clean again
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
 
@@ -22,6 +22,10 @@ endif
 
 demo: $(DONE)
 	$(BIN)/python examples/digits.py
+
+# Kernels of ever wider networks, and their limit.
+widths: $(DONE)
+	$(BIN)/python examples/infinite_width.py
 
 test: lint
 	$(BIN)/python -m pytest -n 2

@@ -1,4 +1,4 @@
-"""The demo runs from its arguments to its picture, and refuses wrong arguments in words."""
+"""The examples run from their arguments to their pictures, and refuse wrong arguments in words."""
 
 import runpy
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
-DEMO = Path(__file__).parents[1] / "examples" / "digits.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DEMO, WIDTHS = EXAMPLES / "digits.py", EXAMPLES / "infinite_width.py"
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +41,22 @@ def test_demo_refuses_what_cannot_work(main, capsys, arguments, message):
     with pytest.raises(SystemExit, match="2"):
         main(arguments.split())
     assert message in capsys.readouterr().err
+
+
+def test_widths_are_compared_with_the_limit(tmp_path, capsys):
+    picture = tmp_path / "widths.png"
+    arguments = ["--widths", "4", "64", "--samples", "2", "--images", "3", "--out", str(picture)]
+    with jax.enable_x64(False):
+        runpy.run_path(str(WIDTHS))["main"](arguments)
+    table = capsys.readouterr().out
+    for name in ("MLP", "CNN, global pooling", "residual"):
+        row = next(line for line in table.splitlines() if line.startswith(name))
+        narrow, wide = map(float, row[len(name) :].split()[:2])
+        assert wide < narrow
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_width_is_too_few(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(WIDTHS))["main"](["--widths", "4"])
+    assert "two at least" in capsys.readouterr().err

@@ -195,8 +195,13 @@ def Conv(
         if window.padding == "CIRCULAR":
             inputs = window.padded(inputs, [(a,) for a in places])
             pads = [(0, 0)] * len(pads)
+        dtype = jnp.result_type(inputs, W)
         y = scale * jax.lax.conv_general_dilated(
-            inputs, W, window.strides, pads, dimension_numbers=(lhs, rhs, out)
+            jnp.asarray(inputs, dtype),
+            jnp.asarray(W, dtype),
+            window.strides,
+            pads,
+            dimension_numbers=(lhs, rhs, out),
         )
         return y if b is None else y + (b if standard else b_std * b)
 
