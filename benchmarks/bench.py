@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import report
 from environments import HERE, PEERS, made, python_of
+from infinite import INFINITE, Infinite
 from tqdm import tqdm
 from workloads import WORKLOADS, Workload
 
@@ -187,6 +188,39 @@ def compile_anew(rows: list[dict[str, Any]], workers: dict[str, Worker], work: W
             row["compiles"].append(workers[row["peer"]].ask(**request)["compile"])
 
 
+def infinite(work: Infinite, workers: dict[str, Worker]) -> dict[str, Any]:
+    """Seconds of a `kernel_fn`: the first call, and warm ones in turn."""
+    peers = {"tangax": work.n, "neural_tangents": work.part}
+    found: dict[str, Any] = {peer: {"runs": []} for peer in peers if peer in workers}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(1 + ROUNDS):
+            for peer, entry in found.items():
+                if "error" in entry or sum(entry["runs"]) > ENOUGH:
+                    continue
+                to = f"{folder}/{peer}.npy"
+                count = peers[peer]
+                answer = workers[peer].ask(do="infinite", work=work.name, count=count, to=to)
+                if "error" in answer:
+                    entry["error"] = answer["error"]
+                    continue
+                seconds = answer["seconds"] * (work.n / count) ** 2
+                if turn == 0:
+                    entry["first"] = seconds
+                if turn or answer["seconds"] > LIMIT:  # then compiling is little of it
+                    entry["runs"].append(seconds)
+        kernels = {p: np.load(f"{folder}/{p}.npy") for p in found if found[p]["runs"]}
+    if len(kernels) == 2:
+        ours, theirs = kernels["tangax"], kernels["neural_tangents"]
+        ours = ours[: len(theirs), : len(theirs)]
+        found["deviation"] = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    for peer in peers:
+        if found.get(peer, {}).get("runs"):
+            found[peer]["seconds"] = statistics.median(found[peer]["runs"])
+    for worker in workers.values():
+        worker.ask(do="drop")
+    return found
+
+
 def scaled(work: Workload, rows: dict[str, Any]) -> list[dict[str, Any]]:
     """What `nt.batch` would take, from a smaller row."""
     smaller = rows.get(work.scaled, {"methods": []})["methods"]
@@ -232,10 +266,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write them among those of before")
     options = parser.parse_args()
     names = [name for name in WORKLOADS if options.only in name]
-    if not names:
-        parser.error(f"no row contains {options.only!r}; there are: {', '.join(WORKLOADS)}")
+    limits = [work for name, work in INFINITE.items() if options.only in name]
+    if not names and not limits:
+        every = ", ".join([*WORKLOADS, *INFINITE])
+        parser.error(f"no row contains {options.only!r}; there are: {every}")
     start, written = time.time(), HERE / "results.json"
-    before: dict[str, Any] = {"rows": {}, "minutes": 0.0}
+    before: dict[str, Any] = {"rows": {}, "infinite": {}, "minutes": 0.0}
     if options.only and options.write and written.exists():
         before = json.loads(written.read_text())
     missing: dict[str, str] = {}
@@ -258,7 +294,8 @@ def main() -> None:
             "versions": {peer: worker.versions for peer, worker in workers.items()},
             "missing": missing,
             "rates": first["rates"],
-            "rows": {},
+            "rows": before["rows"],
+            "infinite": before["infinite"],
         }
         progress = tqdm(names, unit="row")
         for name in progress:
@@ -274,6 +311,10 @@ def main() -> None:
             results["minutes"] = before["minutes"] + (time.time() - start) / 60
             if not options.only or options.write:  # every time: a run that is stopped has told
                 report.write(results, HERE)
+        for work in limits:
+            results["infinite"][work.name] = infinite(work, workers)
+            tqdm.write(report.infinite_line(work.name, results["infinite"][work.name]))
+            results["minutes"] = before["minutes"] + (time.time() - start) / 60
         for worker in workers.values():
             worker.stop()
     settle(results, names)
@@ -283,6 +324,8 @@ def main() -> None:
 
 def settle(results: dict[str, Any], names: list[str]) -> None:
     """The floors once more: machines drift, and what is faster is nearer to what they can do."""
+    if not names:
+        return
     again = floors(names)
     for name in names:
         entry = results["rows"][name]

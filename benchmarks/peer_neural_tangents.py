@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import neural_tangents as nt
 import on_jax
+from neural_tangents import stax as stax
 from on_jax import Method
 from on_jax import forget as forget
 from workloads import Workload

@@ -13,6 +13,7 @@ from on_jax import forget as forget
 from workloads import Workload
 
 import tangax as nt
+from tangax import stax as stax
 
 
 def versions() -> dict[str, str]:

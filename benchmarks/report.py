@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+from infinite import INFINITE
 from workloads import WORKLOADS, Workload
 
 NAMES = {
@@ -206,6 +208,13 @@ def page(results: dict[str, Any]) -> str:
         "",
         *missed(results),
         "",
+        "## Infinite width",
+        "",
+        "The NTK of 500 images of CIFAR shape (pooled: 8x8 pixels) with 500 others, by `kernel_fn` "
+        "of `stax`, under `jit`: seconds of a warm run, and of the first call.",
+        "",
+        *infinite_table(results),
+        "",
         "The MLP and Taylor rows are products of few rows with large matrices, which XLA of JAX "
         "0.12 runs slower than that of 0.4.25, on which Neural Tangents runs: 20x3072 by 3072x2048 "
         "in 7.4 ms against 4.2, 128x2048 by 2048x2048 in 10.4 against 7.3 (best of 21 and 11 runs, "
@@ -214,6 +223,30 @@ def page(results: dict[str, Any]) -> str:
     for peer, why in results["missing"].items():
         lines += ["", f"{NAMES[peer]} could not be installed: {why}"]
     return "\n".join(lines) + "\n"
+
+
+def infinite_table(results: dict[str, Any]) -> list[str]:
+    """Kernels in the limit."""
+    lines = ["| network | Tangax | NT | ratio | first calls |", "|---" * 5 + "|"]
+    for name, entry in results["infinite"].items():
+        ours, theirs = entry["tangax"], entry.get("neural_tangents", {})
+        if "seconds" not in ours or "seconds" not in theirs:
+            cells = [ours.get("error", "-"), theirs.get("error", "-"), "-", "-"]
+        else:
+            cells = [f"{ours['seconds']:.3g} s", f"{theirs['seconds']:.3g} s"]
+            part = INFINITE[name].part
+            if part < INFINITE[name].n:
+                cells[1] += f" ({part}x{part}, scaled)"
+            cells.append(f"{theirs['seconds'] / ours['seconds']:.2f}x")
+            cells.append(f"{ours['first']:.3g} s, {theirs['first']:.3g} s")
+        lines.append(f"| {name.removeprefix('infinite ')} | {' | '.join(cells)} |")
+    return lines
+
+
+def infinite_line(name: str, entry: dict[str, Any]) -> str:
+    """One row, for the terminal."""
+    seconds = {peer: f"{entry[peer].get('seconds', 0):.4g} s" for peer in entry if peer in NAMES}
+    return f"{name}: {seconds}, differing by {entry.get('deviation', np.nan):.0e}"
 
 
 def compiles(results: dict[str, Any]) -> list[str]:

@@ -5,7 +5,8 @@
 Every request is `{"do": ..., "work": row, "method": name}`, as far as it needs them: `methods`
 lists those of a row; `prepare` compiles one, runs it once and saves its result where `to` says;
 `run` times warm runs; `compile` times tracing and compiling anew; `stages` times Tangax's stages;
-`size` counts parameters; `drop` forgets all. Answers hold seconds, or an `error`.
+`size` counts parameters; `infinite` runs a `kernel_fn` of `stax` once; `drop` forgets all. Answers
+hold seconds, or an `error`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import infinite
 import numpy as np
+from infinite import INFINITE
 from workloads import WORKLOADS
 
 MOMENT, QUICK = 0.1, 6.0
@@ -85,6 +88,16 @@ class Peer:
             self.ready[method]()
             runs.append(time.perf_counter() - start)
         return {"runs": runs}
+
+    def infinite(self, work: str, count: int, to: str) -> dict[str, float]:
+        """One run of a `kernel_fn` on so many examples; the first one compiles."""
+        if work not in self.ready:
+            self.ready[work] = infinite.prepared(INFINITE[work], self.module.stax, count)
+        start = time.perf_counter()
+        kernel = self.ready[work]()
+        seconds = time.perf_counter() - start
+        np.save(to, np.asarray(kernel))
+        return {"seconds": seconds}
 
     def stages(self, work: str) -> dict[str, float]:
         """Seconds of the stages before the last, one after the other: the median of three runs."""

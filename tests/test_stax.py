@@ -61,7 +61,7 @@ def test_kernels_equal_those_of_neural_tangents(name):
         expected = REFERENCE[f"{name}/{kind}"]
         assert kernel.shape == expected.shape
         assert kernel.dtype == np.float64
-        # Its NTK of an example with itself has the square root of a rounding error in it.
+        # Of convolutions, its NTK of an image with itself has the root of a rounding error in it.
         tolerance = 5e-9 if kind == "ntk itself" else 1e-10
         assert difference(kernel, expected) < tolerance, kind
 
