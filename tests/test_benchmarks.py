@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import floor
 import gpu
+import infinite
 import jax
 import networks
 import numpy as np
@@ -12,9 +13,11 @@ import on_jax
 import peer_jax
 import pytest
 import report
+from infinite import INFINITE
 from workloads import WORKLOADS, Workload
 
 import tangax as nt
+from tangax import stax
 
 
 def test_the_two_resnets_are_one():
@@ -89,15 +92,34 @@ def test_results_are_written(tmp_path):
                 "floor": {"seconds": 0.6, "forward": 1e9, "backward": 3e9, "contraction": 2e9},
             }
         },
+        "infinite": {
+            "infinite cnn, pooled, 8x8": {
+                "tangax": {"seconds": 2.0, "first": 3.0},
+                "neural_tangents": {"seconds": 5.0, "first": 6.0},
+            },
+            "infinite mlp": {"tangax": {"seconds": 2.0, "first": 3.0}},
+        },
     }
     report.write(results, tmp_path)
     text = (tmp_path / "RESULTS.md").read_text()
     assert "**2.00x**" in text and "no such thing" in text
+    assert "| cnn, pooled, 8x8 | 2 s | 5 s (100x100, scaled) | 2.50x | 3 s, 6 s |" in text
+    assert "| mlp | - | - | - | - |" in text
     assert "| 0.1 (0.1) | 0.4 (0.3) | 0.5 (0.2) | 1 |" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table[:3]}) == 1
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert (tmp_path / "results.png").stat().st_size > 10_000
+
+
+def test_networks_of_infinite_width_are_what_their_names_say():
+    work = replace(INFINITE["infinite cnn, pooled, 8x8"], n=4)
+    assert work.images(0, 3).shape == (3, 8, 8, 3)
+    np.testing.assert_array_equal(work.images(0, 3), work.images(0, 4)[:3])
+    kernel = infinite.prepared(work, stax, 3)()
+    assert kernel.shape == (3, 3)
+    net = INFINITE["infinite mlp"].build(stax)
+    assert net.init_fn(jax.random.key(0), (2, 4, 4, 3))[0] == (2, 10)
 
 
 def test_a_kernel_in_blocks_is_the_kernel():
