@@ -203,11 +203,10 @@ def infinite(work: Infinite, workers: dict[str, Worker]) -> dict[str, Any]:
                 if "error" in answer:
                     entry["error"] = answer["error"]
                     continue
-                seconds = answer["seconds"] * (work.n / count) ** 2
                 if turn == 0:
-                    entry["first"] = seconds
-                if turn or answer["seconds"] > LIMIT:  # then compiling is little of it
-                    entry["runs"].append(seconds)
+                    entry["first"] = answer["seconds"]
+                else:
+                    entry["runs"].append(answer["seconds"] * (work.n / count) ** 2)
         kernels = {p: np.load(f"{folder}/{p}.npy") for p in found if found[p]["runs"]}
     if len(kernels) == 2:
         ours, theirs = kernels["tangax"], kernels["neural_tangents"]
@@ -295,7 +294,7 @@ def main() -> None:
             "missing": missing,
             "rates": first["rates"],
             "rows": before["rows"],
-            "infinite": before["infinite"],
+            "infinite": before.get("infinite", {}),
         }
         progress = tqdm(names, unit="row")
         for name in progress:
@@ -315,6 +314,8 @@ def main() -> None:
             results["infinite"][work.name] = infinite(work, workers)
             tqdm.write(report.infinite_line(work.name, results["infinite"][work.name]))
             results["minutes"] = before["minutes"] + (time.time() - start) / 60
+            if not options.only or options.write:
+                report.write(results, HERE)
         for worker in workers.values():
             worker.stop()
     settle(results, names)

@@ -211,7 +211,7 @@ def page(results: dict[str, Any]) -> str:
         "## Infinite width",
         "",
         "The NTK of 500 images of CIFAR shape (pooled: 8x8 pixels) with 500 others, by `kernel_fn` "
-        "of `stax`, under `jit`: seconds of a warm run, and of the first call.",
+        "of `stax`, under `jit`: seconds of a warm run, and of the first call, as it was measured.",
         "",
         *infinite_table(results),
         "",
@@ -229,7 +229,7 @@ def infinite_table(results: dict[str, Any]) -> list[str]:
     """Kernels in the limit."""
     lines = ["| network | Tangax | NT | ratio | first calls |", "|---" * 5 + "|"]
     for name, entry in results["infinite"].items():
-        ours, theirs = entry["tangax"], entry.get("neural_tangents", {})
+        ours, theirs = entry.get("tangax", {}), entry.get("neural_tangents", {})
         if "seconds" not in ours or "seconds" not in theirs:
             cells = [ours.get("error", "-"), theirs.get("error", "-"), "-", "-"]
         else:

@@ -24,7 +24,7 @@ class Case:
     shape: tuple[int, ...]
     batch_axis: int = 0
     pattern: Callable[[np.random.Generator, int], np.ndarray] | None = None
-    same: bool = False  # only x2=None is compared
+    random: bool = False  # the finite network draws a mask
 
     def inputs(self, n: int, seed: int) -> np.ndarray:
         x = np.random.default_rng(seed).standard_normal((n, *self.shape))
@@ -232,7 +232,7 @@ CASES["batch last"] = Case(
 CASES["residual"] = Case(residual, IMAGES)
 CASES["joined channels"] = Case(concatenated(-1), IMAGES)
 CASES["joined positions"] = Case(concatenated(1), IMAGES)
-CASES["dropout in training"] = Case(dropout("train"), IMAGES, same=True)
+CASES["dropout in training"] = Case(dropout("train"), IMAGES, random=True)
 CASES["dropout in testing"] = Case(dropout("test"), IMAGES)
 CASES["normalised channels"] = Case(normalised(-1), IMAGES)
 CASES["normalised positions"] = Case(normalised((1, 3)), IMAGES)

@@ -60,6 +60,13 @@ _PLAIN = {
 }
 
 
+def check_function(f: Any) -> None:
+    """`f` can be called; a layer of `stax` is a triple, of which the second is meant."""
+    if not callable(f):
+        what = "a layer: pass its apply_fn" if hasattr(f, "apply_fn") else type(f).__name__
+        raise TypeError(f"f must be a function f(params, x), got {what}.")
+
+
 @dataclass(frozen=True, eq=False)
 class NngpFn:
     """The function that `empirical_nngp_fn` returns."""
@@ -72,6 +79,7 @@ class NngpFn:
     _warned: set[Any] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_function(self.f)
         check_precision(self.precision)
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
@@ -108,6 +116,7 @@ class NtkFn:
     _contracted: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_function(self.f)
         split_vmap_axes(self.vmap_axes)
         check_precision(self.precision)
         if self.implementation not in list(NtkImplementation):

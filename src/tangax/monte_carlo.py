@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 from ._axes import Axes, VmapAxes, is_int
 from ._get import canonical_get, kernel_tuple
 from ._kernel_fns import NtkImplementation
+from ._signature import takes
 from .batching import batch
 from .empirical import empirical_kernel_fn
 
@@ -40,9 +40,10 @@ def monte_carlo_kernel_fn(
     Args:
         init_fn: `init_fn(key, input_shape)`, with a pair of which the second are the parameters.
         apply_fn: `apply_fn(params, x, **kwargs)`; it is given a key as `rng`, another one for each
-            sample, if it takes that argument.
+            sample, if it takes that argument; not if you pass `rng=None`. `stax.Dropout` draws one
+            mask for a batch, and wants `vmap_axes=None`.
         key: of `jax.random`.
-        n_samples: how many; or several numbers, at each of which the mean so far is wanted.
+        n_samples: how many; or increasing numbers, at each of which the mean so far is wanted.
         batch_size: examples of a block's side, for `batch`; 0 takes all at once, unless `memory`
             is given.
         trace_axes: see `empirical_ntk_fn`.
@@ -55,7 +56,7 @@ def monte_carlo_kernel_fn(
     Returns:
         `kernel_fn(x1, x2, get, **kwargs)`: the kernels that `get` names, both by default, of the
         shapes that `empirical_kernel_fn` gives. With several numbers of samples a generator of
-        them, from the least number to the largest.
+        them, one for each.
 
     Raises:
         ValueError: no positive number of samples; see also `empirical_ntk_fn`.
@@ -80,6 +81,8 @@ def monte_carlo_kernel_fn(
     counts = tuple(n_samples) if isinstance(n_samples, Iterable) else (n_samples,)
     if not counts or not all(is_int(count) and count > 0 for count in counts):
         raise ValueError(f"n_samples must be positive integers, one or several; got {n_samples!r}.")
+    if list(counts) != sorted(set(counts)):
+        raise ValueError(f"n_samples must increase, as the means are given; got {n_samples!r}.")
     if not is_int(batch_size) or batch_size < 0:
         raise ValueError(f"batch_size must be an integer, 0 for no blocks; got {batch_size!r}.")
     kernel_fn: Any = empirical_kernel_fn(
@@ -87,7 +90,7 @@ def monte_carlo_kernel_fn(
     )
     if batch_size or memory is not None:
         kernel_fn = batch(kernel_fn, batch_size or None, memory=memory)
-    wanted = tuple(sorted({int(count) for count in counts}))
+    wanted = tuple(map(int, counts))
     return MonteCarloKernelFn(init_fn, apply_fn, key, wanted, several, kernel_fn)
 
 
@@ -111,24 +114,17 @@ class MonteCarloKernelFn:
         self, names: tuple[str, ...], single: bool, x1: Any, x2: Any, kwargs: dict[str, Any]
     ) -> Iterator[Any]:
         shape = jax.tree.map(lambda x: x.shape, x1)
-        random = takes_rng(self.apply_fn)
+        random = takes(self.apply_fn, "rng")
         key, total = self.key, None
         for count in range(1, self.counts[-1] + 1):
             key, sample = jax.random.split(key)
             init_key, rng = jax.random.split(sample)
             _, params = self.init_fn(init_key, shape)
-            own = {"rng": rng} | kwargs if random else kwargs
+            own = {"rng": rng} | kwargs if random else dict(kwargs)
+            if own.get("rng", rng) is None:
+                del own["rng"]
             kernels = tuple(self.kernel_fn(x1, x2, names, params, **own))
             total = kernels if total is None else jax.tree.map(lambda a, b: a + b, total, kernels)
             if count in self.counts:
                 mean = jax.tree.map(lambda a, count=count: a / count, total)
                 yield mean[0] if single else kernel_tuple(names)(*mean)
-
-
-def takes_rng(function: Callable[..., Any]) -> bool:
-    """Whether a function can be given `rng=`."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return any(p.name == "rng" or p.kind is p.VAR_KEYWORD for p in parameters)

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._axes import is_int
+from ._axes import checked_axis
 from ._covariance import Covariance, Op
 from ._layer import Layer, layer
 from ._windows import windows
@@ -67,6 +69,7 @@ def Dense(
         ((5, 4), (3, 4), (1, 4), (5, 5))
     """
     name = f"Dense({out_dim})"
+    check_units(name, out_dim)
     standard = is_standard(name, parameterization)
     units = out_dim * s[1] if standard else out_dim
 
@@ -153,7 +156,8 @@ def Conv(
         >>> shape, kernel_fn(x, None, "nngp").shape
         ((5, 128), (5, 5))
     """
-    name = f"Conv({out_chan}, {tuple(filter_shape)})"
+    name = f"Conv({out_chan}, {filter_shape})"
+    check_units(name, out_chan)
     standard = is_standard(name, parameterization)
     units = out_chan * s[1] if standard else out_chan
     window = windows(name, filter_shape, strides, padding)
@@ -262,22 +266,18 @@ def drawn(
     return W * (W_std / math.sqrt(fan_in)), None if b is None or b_std is None else b * b_std
 
 
+def check_units(name: str, units: Any) -> None:
+    """A positive number of output channels."""
+    if not is_int(units) or units < 1:
+        raise ValueError(f"{name}: the number of output channels must be a positive integer.")
+
+
 def is_standard(name: str, parameterization: str) -> bool:
     """Whether weights carry their scale."""
     if str(parameterization).lower() not in PARAMETERIZATIONS:
         known = f"parameterization must be one of {PARAMETERIZATIONS}"
         raise ValueError(f"{name}: {known}, got {parameterization!r}.")
     return parameterization.lower() == "standard"
-
-
-def checked_axis(name: str, axis: int, shape: Sequence[int]) -> int:
-    """An axis of an array with a batch and channels, counted from the front."""
-    if len(shape) < 2 or not -len(shape) <= axis < len(shape):
-        raise ValueError(
-            f"{name} takes arrays with a batch and a channel axis; axis {axis} does not fit an "
-            f"input of shape {tuple(shape)}."
-        )
-    return axis % len(shape)
 
 
 def check_ndim(name: str, shape: Sequence[int], spec: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._affine import checked_axis
+from .._trees import is_concrete
+from ._axes import as_axes, checked_axes, checked_axis, spatial
 from ._covariance import Covariance
 from ._layer import Layer, layer
-from ._pooling import spatial
 
 IMPLEMENTATIONS = ("DENSE", "SPARSE")
 
@@ -37,10 +37,12 @@ def Aggregate(
         to_dense: makes what is passed as `pattern` the adjacency `[n, *vertices, *vertices]`.
         implementation: "DENSE", or "SPARSE": then `pattern` is `[n, edges, axes, 2]` integers (the
             third may be left out if it is 1), from vertex `[..., 0]` to vertex `[..., 1]`; edges
-            with a negative number are none.
+            with a negative number are none, and those with one that is too large either, where
+            they cannot be refused (under `jit`, and in `kernel_fn`).
 
     Returns:
-        A layer whose `apply_fn` takes `pattern`; `kernel_fn` takes a pair of them, or one for both.
+        A layer whose `apply_fn` takes `pattern`; `kernel_fn` takes one for both inputs, or a tuple
+        of two, which are always one for each.
 
     Raises:
         ValueError: no `pattern`, or of a shape that does not fit; an unknown implementation.
@@ -61,19 +63,18 @@ def Aggregate(
         (5, 5)
     """
     name = "Aggregate"
-    if str(getattr(implementation, "value", implementation)).upper() not in IMPLEMENTATIONS:
+    if str(implementation).upper() not in IMPLEMENTATIONS:
         msg = f"{name}: implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}."
         raise ValueError(msg)
-    sparse = str(getattr(implementation, "value", implementation)).upper() == "SPARSE"
+    sparse = implementation.upper() == "SPARSE"
 
     def vertices(shape: Sequence[int]) -> tuple[int, ...]:
         """The axes of vertices."""
         places = spatial(name, shape, batch_axis, channel_axis)
         if aggregate_axis is None:
             return places
-        given = (aggregate_axis,) if isinstance(aggregate_axis, int) else tuple(aggregate_axis)
-        axes = tuple(checked_axis(name, a, shape) for a in given)
-        if len(set(axes)) < len(axes) or not set(axes) <= set(places):
+        axes = checked_axes(name, as_axes(aggregate_axis), shape)
+        if not set(axes) <= set(places):
             raise ValueError(
                 f"{name}: aggregate_axis {aggregate_axis} must be axes of positions, of {places}."
             )
@@ -159,9 +160,14 @@ def edges(name: str, pattern: Any, n: int, sizes: Sequence[int]) -> tuple[jax.Ar
     if not jnp.issubdtype(pattern.dtype, jnp.integer):
         raise TypeError(f"{name}: a sparse pattern holds integers, got {pattern.dtype}.")
 
+    most = jnp.array(sizes, pattern.dtype)[:, None]
+    if is_concrete([pattern]) and bool(jnp.any(pattern >= most)):
+        raise ValueError(f"{name}: pattern has vertices beyond the {tuple(sizes)} that there are.")
+
     def flat(vertex: jax.Array) -> jax.Array:
         strides = [math.prod(sizes[a + 1 :]) for a in range(len(sizes))]
         index = jnp.sum(vertex * jnp.array(strides, vertex.dtype), -1)
-        return jnp.where(jnp.all(vertex >= 0, -1), index, -1)
+        there = (vertex >= 0) & (vertex < most[:, 0])
+        return jnp.where(jnp.all(there, -1), index, -1)
 
     return flat(pattern[..., 0]), flat(pattern[..., 1])

@@ -40,11 +40,17 @@ class Half:
 
 
 def blocked(
-    plan: Callable[[Any], Any], names: tuple[str, ...], x1: Any, x2: Any, pattern: Any
+    plan: Callable[[Any], Any],
+    names: tuple[str, ...],
+    x1: Any,
+    x2: Any,
+    pattern: Any,
+    same: bool | jax.Array,
 ) -> tuple[Any, ...]:
     """The kernels by name, `[n, m, ...]`, of each output of the network; `x2=None` is `x1`.
 
-    `plan`: of the network, from what is needed of its output. `pattern`: of both sides.
+    `plan`: of the network, from what is needed of its output. `pattern`: of both sides. `same`:
+    whether the sides are equal.
     """
     need, rule = plan(Need(pairs=True))
     first = half("x1", x1, pattern[0], need)
@@ -55,9 +61,9 @@ def blocked(
 
     def tile(one: Half, two: Half, rows: jax.Array, columns: jax.Array) -> Any:
         """The kernels of two blocks."""
-        same = rows[:, None] == columns if itself else None
+        equal = None if same is False else same & (rows[:, None] == columns)
         cs = jax.tree.map(
-            lambda each, a, b, place: of_inputs(a, b, same, each.pairs, place),
+            lambda each, a, b, place: of_inputs(a, b, equal, each.pairs, place),
             *(need, one.x, two.x, axes),
             is_leaf=is_axes,
         )
@@ -147,9 +153,12 @@ def inputs(name: str, x: Any, need: Any) -> Any:
             raise ValueError(
                 f"{name}: the network has {len(need)} inputs, and takes a tuple of as many arrays."
             )
-        return [inputs(f"{name}[{i}]", each, n) for i, (each, n) in enumerate(zip(x, need))]  # noqa: B905
+        each = enumerate(zip(x, need, strict=True))
+        return [inputs(f"{name}[{i}]", array, own) for i, (array, own) in each]
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise TypeError(f"{name} must be an array, got {describe(x)}.")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name} has no channels or positions: its shape is {x.shape}.")
     if x.ndim < 2:
         raise ValueError(f"{name} needs a batch and a channel axis, got shape {x.shape}.")
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -158,7 +167,7 @@ def inputs(name: str, x: Any, need: Any) -> Any:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     x = jnp.moveaxis(x, input_axes(need, x.ndim), (0, -1))
     if need.axes is not None and need.axes[1] is None:
-        # Flattened before anything else: no position is told apart.
+        # All that sees it flattens it: one product in place of one for each position.
         return x.reshape(x.shape[0], -1)
     return x
 
@@ -178,8 +187,10 @@ def input_axes(need: Need, ndim: int) -> tuple[int, int]:
 
 
 def activation_axes(need: Need, ndim: int) -> tuple[int, int]:
-    """Where the network's input has batch and channels, or has them once it is flattened."""
-    return input_axes(need, ndim) if need.axes and need.axes[1] is not None else (0, ndim - 1)
+    """Where a network's input has batch and channels; of a flat one where `Flatten` looks."""
+    if need.axes is None or need.axes[1] is not None:
+        return input_axes(need, ndim)
+    return need.axes[0] % 2, 1 - need.axes[0] % 2
 
 
 def is_axes(node: Any) -> bool:

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._signature import takes
+from ._axes import checked_axis
 from ._covariance import Covariance, Need
-from ._layer import KernelFn, Layer, Rule, layer, no_closed_form, split_keys
+from ._layer import KernelFn, Layer, Rule, layer, no_closed_form, no_params
 
 
 def serial(*layers: Layer) -> Layer:
@@ -20,7 +22,7 @@ def serial(*layers: Layer) -> Layer:
 
     Args:
         *layers: triples `(init_fn, apply_fn, kernel_fn)`. A pair `(init_fn, apply_fn)` is a layer
-            without a closed form.
+            without a closed form; of the keyword arguments it is given those that it takes.
 
     Returns:
         A layer whose parameters are the list of its layers' parameters. A key that `apply_fn` gets
@@ -104,6 +106,8 @@ def parallel(*layers: Layer) -> Layer:
     layers = checked("parallel", layers)
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
+        if not all(isinstance(shape, (list, tuple)) for shape in input_shape):
+            raise ValueError(f"parallel takes a shape for each branch, got one, {input_shape}.")
         check_length("parallel", "input shapes", input_shape, layers)
         each = zip(layers, split_keys(rng, len(layers)), input_shape, strict=True)
         shapes, params = zip(*(own.init_fn(key, shape) for own, key, shape in each), strict=True)
@@ -158,23 +162,25 @@ def FanOut(num: int) -> Layer:
         >>> stax.FanOut(2).init_fn(None, (5, 3))
         ([(5, 3), (5, 3)], ())
     """
+    name = f"FanOut({num})"
     if num < 1:
         raise ValueError(f"FanOut: num must be positive, got {num}.")
 
     def plan(need: Any) -> tuple[Need, Rule]:
         needs = need if isinstance(need, list) else [need]
-        told = next((each for each in needs if each.axes is not None), needs[0])
 
-        def forward(c: Covariance, **kwargs: Any) -> list[Covariance]:
+        def forward(c: Any, **kwargs: Any) -> list[Covariance]:
+            if not isinstance(c, Covariance):
+                raise ValueError(f"{name} takes one input, got {len(c)}: a fan-in joins branches.")
             return [replace(c, shared=c.shared | {branching}) for _ in range(num)]
 
         branching = object()
-        return replace(told, pairs=any(each.pairs for each in needs)), forward
+        return merged(needs), forward
 
     return Layer(
         lambda rng, input_shape: ([input_shape] * num, ()),
         lambda params, inputs, **kwargs: [inputs] * num,
-        KernelFn(f"FanOut({num})", plan),
+        KernelFn(name, plan),
     )
 
 
@@ -201,10 +207,12 @@ def FanInSum() -> Layer:
     name = "FanInSum"
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
+        check_branches(name, input_shape, tuple)
         check_equal(name, input_shape)
         return input_shape[0], ()
 
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
+        check_branches(name, inputs)
         check_equal(name, [x.shape for x in inputs])
         return functools.reduce(operator.add, inputs)
 
@@ -217,7 +225,7 @@ def FanInSum() -> Layer:
         )
         ntks = [c.ntk for c in cs if c.ntk is not None]
         ntk = functools.reduce(operator.add, ntks) if ntks else None
-        return replace(joined(cs), nngp=nngp, own1=own1, own2=own2, ntk=ntk)
+        return replace(joined(name, cs), nngp=nngp, own1=own1, own2=own2, ntk=ntk)
 
     return Layer(init_fn, apply_fn, joining(name, rule))
 
@@ -247,36 +255,39 @@ def FanInConcat(axis: int = -1) -> Layer:
     """
     name = f"FanInConcat({axis})"
 
+    def check_alike(shapes: Sequence[Any]) -> None:
+        places = [checked_axis(name, axis, shape) for shape in shapes]
+        check_equal(name, [without(s, place) for s, place in zip(shapes, places, strict=True)])
+
     def init_fn(rng: Any, input_shape: Any) -> Any:
-        shapes = [list(shape) for shape in input_shape]
-        size = sum(shape[axis] for shape in shapes)
-        check_equal(name, [without(shape, axis) for shape in shapes])
-        shapes[0][axis] = size
-        return tuple(shapes[0]), ()
+        check_branches(name, input_shape, tuple)
+        check_alike(input_shape)
+        shape = list(input_shape[0])
+        shape[axis] = sum(each[axis] for each in input_shape)
+        return tuple(shape), ()
 
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
-        check_equal(name, [without(x.shape, axis) for x in inputs])
+        check_branches(name, inputs)
+        check_alike([x.shape for x in inputs])
         return jnp.concatenate(inputs, axis)
 
     def rule(cs: Sequence[Covariance], **kwargs: Any) -> Covariance:
-        count = len(cs[0].positions) + 2
-        if not -count <= axis < count:
-            raise ValueError(f"{name}: its inputs have {count} axes.")
+        along = checked_axis(name, axis, [1] * (len(cs[0].positions) + 2))
         batch_axis, channel_axis = cs[0].axes
-        if axis % count == batch_axis:
+        if along == batch_axis:
             raise ValueError(f"{name}: along the batch axis there is no kernel of pairs.")
-        if axis % count == channel_axis:
+        if along == channel_axis:
             check_equal(name, [c.positions for c in cs])
-            return mean_of_channels(cs)
-        place = cs[0].places.index(axis % count)
+            return mean_of_channels(name, cs)
+        place = cs[0].places.index(along)
         check_equal(name, [(*without(c.positions, place), c.channels) for c in cs])
         check_independent(name, cs)
-        return concatenated(cs, place)
+        return concatenated(name, cs, place)
 
     return Layer(init_fn, apply_fn, joining(name, rule))
 
 
-def mean_of_channels(cs: Sequence[Covariance]) -> Covariance:
+def mean_of_channels(name: str, cs: Sequence[Covariance]) -> Covariance:
     """Branches joined along their channels, which are no longer draws of one function."""
     channels = sum(c.channels for c in cs)
     shares = [c.channels / channels for c in cs]
@@ -287,10 +298,12 @@ def mean_of_channels(cs: Sequence[Covariance]) -> Covariance:
         return functools.reduce(operator.add, parts) if parts else None
 
     means = {field: mean(field) for field in ("nngp", "ntk", "own1", "own2")}
-    return replace(joined(cs), **means, channels=channels, gaussian=len(cs) == 1 and cs[0].gaussian)
+    return replace(
+        joined(name, cs), **means, channels=channels, gaussian=len(cs) == 1 and cs[0].gaussian
+    )
 
 
-def concatenated(cs: Sequence[Covariance], place: int) -> Covariance:
+def concatenated(name: str, cs: Sequence[Covariance], place: int) -> Covariance:
     """Branches joined along an axis of positions."""
     axes = cs[0].position_axes[place]
     sizes = [c.positions[place] for c in cs]
@@ -312,14 +325,14 @@ def concatenated(cs: Sequence[Covariance], place: int) -> Covariance:
         ]
         return jnp.concatenate([block(a, i) for i, a in enumerate(arrays)], axes[0])
 
-    return replace(joined(cs), **{f: join(f) for f in ("nngp", "ntk", "own1", "own2")})
+    return replace(joined(name, cs), **{f: join(f) for f in ("nngp", "ntk", "own1", "own2")})
 
 
-def joined(cs: Sequence[Covariance]) -> Covariance:
+def joined(name: str, cs: Sequence[Covariance]) -> Covariance:
     """What a join of branches has in common with them."""
-    if len({(c.axes, c.pairs) for c in cs}) > 1:
-        msg = "a fan-in takes branches whose batch and channel axes are at the same places."
-        raise ValueError(msg)
+    axes = {c.axes for c in cs}
+    if len(axes) > 1:
+        raise ValueError(f"{name}: its branches have batch and channels at different axes: {axes}.")
     return replace(
         cs[0],
         gaussian=all(c.gaussian for c in cs),
@@ -328,14 +341,25 @@ def joined(cs: Sequence[Covariance]) -> Covariance:
     )
 
 
+def merged(needs: Sequence[Need]) -> Need:
+    """What is needed of an input that several branches see."""
+    pairs = any(each.pairs for each in needs)
+    told = [each for each in needs if each.axes is not None]
+    exact = next((each for each in told if each.axes[1] is not None), None)  # pyright: ignore[reportOptionalSubscript]
+    if exact is not None:
+        return replace(exact, pairs=pairs)
+    if len(told) == len(needs) or not told:
+        return replace(needs[0], pairs=pairs)
+    # Not all of them flatten it: then the channels are the last axis.
+    batch = told[0].axes[0]  # pyright: ignore[reportOptionalSubscript]
+    return replace(told[0], pairs=pairs, axes=(batch, -2 if batch == -1 else -1))
+
+
 def joining(name: str, rule: Rule) -> KernelFn:
     """The kernels of a layer that joins branches."""
 
     def forward(cs: Any, **kwargs: Any) -> Any:
-        if not isinstance(cs, list):
-            raise ValueError(
-                f"{name} joins branches, but its input is one: put parallel before it."
-            )
+        check_branches(name, cs)
         return rule(cs, **kwargs)
 
     return KernelFn(name, lambda need: (need, forward))
@@ -367,18 +391,25 @@ def checked(name: str, layers: Sequence[Any]) -> tuple[Layer, ...]:
 def as_layer(name: str, given: Any) -> Layer:
     """A triple that ends in a `KernelFn`."""
     if not isinstance(given, tuple) or len(given) not in (2, 3) or not all(map(callable, given)):
+        what = "a list: write serial(*layers)" if isinstance(given, list) else repr(given)
         raise TypeError(
-            f"{name} is {given!r}: a layer is a triple (init_fn, apply_fn, kernel_fn). Call a "
-            "layer's function to make one: Relu(), not Relu."
+            f"{name} is {what}. A layer is a triple (init_fn, apply_fn, kernel_fn); call a layer's "
+            "function to make one: Relu(), not Relu."
         )
     if isinstance(given[-1], KernelFn):
         return Layer(*given)
-    function = getattr(given[1], "__qualname__", given[1])
+    init_fn, function = given[:2]
 
-    def init_fn(rng: Any, input_shape: Any) -> Any:
-        return given[0](rng, input_shape)
+    def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
+        own = {key: value for key, value in kwargs.items() if takes(function, key)}
+        return function(params, inputs, **own)
 
-    return layer(f"{name} ({function})", init_fn, given[1], None)
+    return layer(f"{name} ({getattr(function, '__qualname__', function)})", init_fn, apply_fn, None)
+
+
+def split_keys(rng: Any, count: int) -> list[Any]:
+    """A key for each of so many layers."""
+    return [None] * count if rng is None else list(jax.random.split(rng, count))
 
 
 def split_in_turn(rng: Any, count: int) -> list[Any]:
@@ -405,12 +436,14 @@ def check_length(name: str, what: str, given: Sequence[Any], layers: Sequence[An
         raise ValueError(f"{name} has {len(layers)} layers, but {what}: {count}.")
 
 
+def check_branches(name: str, given: Any, kind: Any = Any) -> None:
+    """Several arrays, or shapes that are a `kind`, rather than one."""
+    one = not isinstance(given, (list, tuple)) or not given
+    if one or (kind is tuple and not all(isinstance(shape, (list, tuple)) for shape in given)):
+        raise ValueError(f"{name} joins branches, but its input is one: put parallel before it.")
+
+
 def check_equal(name: str, shapes: Sequence[Any]) -> None:
     """Branches match."""
     if len({tuple(shape) for shape in shapes}) != 1:
         raise ValueError(f"{name}: its branches do not match: {[tuple(s) for s in shapes]}.")
-
-
-def no_params(rng: Any, input_shape: Any) -> Any:
-    """`init_fn` of a layer that has no parameters and keeps the shape."""
-    return input_shape, ()

@@ -102,17 +102,22 @@ class Covariance:
 
     def variances(self) -> tuple[jax.Array, jax.Array]:
         """`p[s, n]` and `q[s, m]`: of each example at each position."""
-        return (
-            diagonal(self.own1, len(self.positions), self.pairs),
-            diagonal(self.own2, len(self.positions), self.pairs),
-        )
+        return self._equal_positions(self.own1), self._equal_positions(self.own2)
 
     def without_pairs(self) -> Covariance:
         """Of equal positions only."""
+        return replace(self.each(self._equal_positions), pairs=False)
+
+    def spread(self, variance: jax.Array, which: int) -> jax.Array:
+        """Of `[s, n]` the positions as the first (0) or second (1) of each pair."""
         if not self.pairs:
-            return self
-        count = len(self.positions)
-        return replace(self.each(lambda a: diagonal(a, count, True)), pairs=False)
+            return variance
+        return jnp.expand_dims(variance, [2 * a + 1 - which for a in range(len(self.positions))])
+
+    def _equal_positions(self, array: jax.Array) -> jax.Array:
+        for axis in range(len(self.positions) if self.pairs else 0):
+            array = jnp.moveaxis(jnp.diagonal(array, 0, axis, axis + 1), -1, axis)
+        return array
 
     def pointwise(self, dual: Dual, *, odd: bool = False) -> Covariance:
         """After a function of one variable, applied to every entry of a Gaussian process."""
@@ -145,11 +150,8 @@ class Covariance:
         joint: bool = False,
     ) -> tuple[jax.Array, jax.Array]:
         """`dual` of all pairs; of a variable with itself exactly, whatever `c` was rounded to."""
-        count = len(self.positions)
-        p = spread(p, count, self.pairs, 0)
-        q = spread(q, count, self.pairs, 1)
         # Examples: [n, 1] with [1, m], or both [n, 1].
-        p = p[..., :, None]
+        p, q = self.spread(p, 0)[..., :, None], self.spread(q, 1)
         q = q[..., :, None] if joint else q[..., None, :]
         itself = self.itself(jnp.zeros((1, 1), bool) if same is None else same)
         return dual(jnp.where(itself, p, c), p, q, itself)
@@ -162,29 +164,6 @@ class Covariance:
                 shape[2 * axis : 2 * axis + 2] = size, size
                 same = same & jnp.eye(size, dtype=bool).reshape(shape)
         return same
-
-
-def determinant(c: jax.Array, p: jax.Array, q: jax.Array, itself: jax.Array) -> jax.Array:
-    """`p q - c^2`, of one variable exactly zero.
-
-    Its square root is an angle: rounding to `eps` would leave `sqrt(eps)`, in fused operations too.
-    """
-    return jnp.where(itself, 0, jnp.maximum(p * q - c * c, 0))
-
-
-def diagonal(array: jax.Array, count: int, pairs: bool) -> jax.Array:
-    """Of pairs of positions the equal ones."""
-    if pairs:
-        for axis in range(count):
-            array = jnp.moveaxis(jnp.diagonal(array, 0, axis, axis + 1), -1, axis)
-    return array
-
-
-def spread(array: jax.Array, count: int, pairs: bool, which: int) -> jax.Array:
-    """Of `[s, n]` the positions as the first, or the second, of each pair."""
-    if not pairs:
-        return array
-    return jnp.expand_dims(array, [2 * axis + 1 - which for axis in range(count)])
 
 
 def of_inputs(

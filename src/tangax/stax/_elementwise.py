@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._covariance import Covariance, Dual, determinant
-from ._layer import Layer, layer, no_closed_form
+from .._trees import is_concrete
+from ._covariance import Covariance, Dual
+from ._layer import Layer, layer, no_closed_form, no_params
 
 
 def Relu(do_stabilize: bool = False) -> Layer:
@@ -28,7 +29,7 @@ def Relu(do_stabilize: bool = False) -> Layer:
         dK'/dc = (pi - theta) / (2 pi),        cos(theta) = c / sqrt(p q)
 
     Args:
-        do_stabilize: divide by the largest variance on the way, where `p q` would overflow.
+        do_stabilize: nothing; variances are never multiplied here, so none is too large.
 
     Raises:
         NotImplementedError: `kernel_fn` of inputs that are no Gaussian process: a `Dense` or `Conv`
@@ -44,7 +45,7 @@ def Relu(do_stabilize: bool = False) -> Layer:
         >>> stax.Relu().apply_fn((), jnp.array([-2.0, 3.0]))
         Array([0., 3.], dtype=float32)
     """
-    return piecewise_linear("Relu", 0.0, 1.0, do_stabilize)
+    return piecewise_linear("Relu", 0.0, 1.0)
 
 
 def LeakyRelu(alpha: float, do_stabilize: bool = False) -> Layer:
@@ -67,7 +68,7 @@ def LeakyRelu(alpha: float, do_stabilize: bool = False) -> Layer:
         >>> stax.LeakyRelu(0.5).apply_fn((), jnp.array([-2.0, 3.0]))
         Array([-1.,  3.], dtype=float32)
     """
-    return piecewise_linear(f"LeakyRelu({alpha})", alpha, 1.0, do_stabilize)
+    return piecewise_linear(f"LeakyRelu({alpha})", alpha, 1.0)
 
 
 def ABRelu(a: float, b: float, do_stabilize: bool = False) -> Layer:
@@ -94,31 +95,25 @@ def ABRelu(a: float, b: float, do_stabilize: bool = False) -> Layer:
         >>> stax.ABRelu(-1, 2).apply_fn((), jnp.array([-2.0, 3.0]))
         Array([2., 6.], dtype=float32)
     """
-    return piecewise_linear(f"ABRelu({a}, {b})", a, b, do_stabilize)
+    return piecewise_linear(f"ABRelu({a}, {b})", a, b)
 
 
-def piecewise_linear(name: str, a: float, b: float, do_stabilize: bool) -> Layer:
+def piecewise_linear(name: str, a: float, b: float) -> Layer:
     """A function with one slope on each side of zero."""
 
     def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
-        sine = safe_sqrt(determinant(c, p, q, itself))
+        side, root, _, u = triangle(c, p, q, itself)
         # Of a variable that is zero, any angle.
-        zero = (sine == 0) & (c == 0)
-        theta = jnp.where(zero, math.pi / 2, jnp.arctan2(sine, jnp.where(zero, 1.0, c)))
+        zero = (root == 0) & (side == 0)
+        theta = jnp.where(zero, math.pi / 2, jnp.arctan2(root, jnp.where(zero, 1, side)))
         bend = (a - b) ** 2 / (2 * math.pi)
         slope = (a * a + b * b) / 2 - bend * theta
-        return bend * sine + slope * c, slope
-
-    def stable(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
-        most = jnp.maximum(jnp.maximum(jnp.max(p), jnp.max(q)), 1e-12)
-        nngp, slope = dual(c / most, p / most, q / most, itself)
-        return nngp * most, slope
+        return u * (bend * root + slope * side), slope
 
     def fn(x: jax.Array) -> jax.Array:
-        return b * jnp.maximum(x, 0) + (a * jnp.minimum(x, 0) if a else 0)
+        return b * jnp.maximum(x, 0) + (0 if equals(a, 0) else a * jnp.minimum(x, 0))
 
-    # `a = -b` is the absolute value, the identity for `a = b`.
-    return elementwise(name, fn, stable if do_stabilize else dual, odd=a == b)
+    return elementwise(name, fn, dual, odd=equals(a, b))
 
 
 def Erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
@@ -146,13 +141,13 @@ def Erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
     """
 
     def dual(k: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
-        k, p, q = b * b * k, b * b * p, b * b * q
-        root = jnp.sqrt(1 + 2 * (p + q) + 4 * determinant(k, p, q, itself))
-        nngp = a * a * 2 / math.pi * jnp.arctan2(2 * k, root) + c * c
-        return nngp, (a * b) ** 2 * 4 / math.pi / root
+        k, p, q = 2 * b * b * k, 2 * b * b * p, 2 * b * b * q
+        cosine, sine, scale = noisy_angle(k, p, q, itself)
+        nngp = a * a * 2 / math.pi * jnp.arctan2(cosine, sine) + c * c
+        return nngp, (a * b) ** 2 * 4 / math.pi / (scale * sine)
 
     fn = lambda x: a * jax.lax.erf(b * x) + c  # noqa: E731
-    return elementwise(f"Erf({a}, {b}, {c})", fn, dual, odd=c == 0)
+    return elementwise(f"Erf({a}, {b}, {c})", fn, dual, odd=equals(c, 0))
 
 
 def Gelu(approximate: bool = False) -> Layer:
@@ -180,13 +175,13 @@ def Gelu(approximate: bool = False) -> Layer:
     """
 
     def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
-        both = (1 + p) * (1 + q)
-        square = 1 + p + q + determinant(c, p, q, itself)
-        root = jnp.sqrt(square)
-        angle = 0.25 + jnp.arctan2(c, root) / (2 * math.pi)
-        nngp = c * angle + (c * c + p * q * square) / (2 * math.pi * both * root)
-        slope = c / (2 * math.pi * root) * (1 / square + (1 - p * q) / both + 1)
-        return nngp, angle + slope
+        cosine, sine, scale = noisy_angle(c, p, q, itself)
+        root = scale * sine  # d
+        share = (p / (1 + p)) * (q / (1 + q))
+        slope = 0.25 + jnp.arctan2(cosine, sine) / (2 * math.pi)
+        nngp = c * slope + (cosine**2 / root + share * root) / (2 * math.pi)
+        bend = 1 / root / root + (1 / (1 + p)) * (1 / (1 + q)) - share + 1
+        return nngp, slope + cosine / sine * bend / (2 * math.pi)
 
     return elementwise("Gelu", lambda x: jax.nn.gelu(x, approximate=approximate), dual)
 
@@ -216,15 +211,7 @@ def Sin(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
         >>> stax.Sin(2.0).apply_fn((), jnp.array([0.0, jnp.pi / 2]))
         Array([0., 2.], dtype=float32)
     """
-
-    def dual(k: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
-        mean, phase = (p + q) / 2, math.cos(2 * c)
-        # Less one, so that small variances are not lost.
-        difference, total = jnp.expm1(b * b * (k - mean)), phase * jnp.expm1(-b * b * (k + mean))
-        nngp = difference - total + 2 * math.sin(c) ** 2
-        return a * a / 2 * nngp, (a * b) ** 2 / 2 * (difference + total + 1 + phase)
-
-    return elementwise(f"Sin({a}, {b}, {c})", lambda x: a * jnp.sin(b * x + c), dual, odd=c == 0)
+    return sinusoid(f"Sin({a}, {b}, {c})", a, b, c)
 
 
 def Cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
@@ -248,7 +235,25 @@ def Cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
         >>> stax.Cos(2.0).apply_fn((), jnp.array([0.0]))
         Array([2.], dtype=float32)
     """
-    return Sin(a, b, c + math.pi / 2)
+    return sinusoid(f"Cos({a}, {b}, {c})", a, b, c + math.pi / 2)
+
+
+def sinusoid(name: str, a: Any, b: Any, c: Any) -> Layer:
+    """`a sin(b x + c)`."""
+
+    def dual(k: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+        mean, phase = (p + q) / 2, jnp.cos(2 * c)
+        # Less one, so that small variances are not lost.
+        difference, total = jnp.expm1(b * b * (k - mean)), phase * jnp.expm1(-b * b * (k + mean))
+        nngp = difference - total + 2 * jnp.sin(c) ** 2
+        return a * a / 2 * nngp, (a * b) ** 2 / 2 * (difference + total + 1 + phase)
+
+    return elementwise(name, lambda x: a * jnp.sin(b * x + c), dual, odd=equals(c, 0))
+
+
+def equals(number: Any, other: Any) -> bool:
+    """Whether two numbers are known to be equal; what is traced is not known."""
+    return is_concrete([number, other]) and bool(number == other)
 
 
 def ElementwiseNumerical(
@@ -259,7 +264,7 @@ def ElementwiseNumerical(
         K' = 1/pi sum_ij w_i w_j f(sqrt(2 p) x_i) f(c sqrt(2/p) x_i + sqrt(2 (q - c^2/p)) x_j)
 
     and with `f'` in place of `f` for the derivative. The error falls fast with `deg` for smooth
-    functions, and slowly for those with a kink, of which a closed form is to be preferred.
+    functions; slowly for those with a kink, or of inputs so large that they seem to have one.
 
     Args:
         fn: the function, of arrays, entry by entry.
@@ -292,19 +297,19 @@ def ElementwiseNumerical(
     derivative = jnp.vectorize(jax.grad(fn)) if df is None else df
 
     def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
-        inverse = jnp.where(p > 0, 1 / jnp.where(p > 0, p, 1), 0)
-        first = safe_sqrt(2 * p)
-        along = c * first * inverse
-        across = safe_sqrt(jnp.where(p > 0, 2 * determinant(c, p, q, itself) * inverse, 2 * q))
+        side, root, product, _ = triangle(c, p, q, itself)
+        length = safe_sqrt(jnp.where(product > 0, product, 1))
+        cosine, sine = side / length, root / length
+        first, second = safe_sqrt(2 * p), safe_sqrt(2 * q)
 
         def step(sums: Any, node: Any) -> Any:
             x, y, w = node
-            u, v = first * x, along * x + across * y
+            u, v = first * x, second * (cosine * x + sine * y)
             terms = w * fn(u) * fn(v), w * derivative(u) * derivative(v)
             return tuple(s + t for s, t in zip(sums, terms, strict=True)), None
 
         grid = tuple(jnp.asarray(v, c.dtype) for v in (x, y, w))
-        zeros = jnp.zeros(jnp.broadcast_shapes(c.shape, p.shape, q.shape), c.dtype)
+        zeros = jnp.zeros_like(cosine)
         return jax.lax.scan(step, (zeros, zeros), grid)[0]
 
     return elementwise(name, fn, dual)
@@ -362,10 +367,46 @@ def elementwise(
 
     return layer(
         name,
-        lambda rng, input_shape: (input_shape, ()),
+        no_params,
         lambda params, inputs, **kwargs: fn(inputs),
         None if dual is None else rule,
     )
+
+
+def triangle(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, ...]:
+    """`c`, `sqrt(p q - c^2)` and `p q` of variables in other units, and `u`, the units' product.
+
+    The first two are the sides of the angle between the variables. The units are powers of two, so
+    that nothing is rounded, near the standard deviations: products of variances leave the range of
+    float32. Of one variable with itself the root is zero, not that of a rounding error.
+    """
+    one, two = unit(p), unit(q)
+    c, p, q = c / one / two, p / one / one, q / two / two
+    square = jnp.where(itself, 0, p * q - c * c)
+    return c, safe_sqrt(square), p * q, one * two
+
+
+def unit(variance: jax.Array) -> jax.Array:
+    """A power of two near the standard deviation: its exponent, without its digits."""
+    deviation = jnp.sqrt(jax.lax.stop_gradient(jnp.where(variance > 0, variance, 1)))
+    info = jnp.finfo(variance.dtype)
+    bits = {32: jnp.uint32, 64: jnp.uint64}[info.bits]
+    exponent = bits(((1 << info.nexp) - 1) << info.nmant)
+    number = jax.lax.bitcast_convert_type(deviation, bits) & exponent
+    return jax.lax.bitcast_convert_type(number, variance.dtype)
+
+
+def noisy_angle(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Cosine and sine between two variables that noise of variance one was added to, each its own.
+
+    And the product of their standard deviations, `sqrt((1 + p) (1 + q))`.
+    """
+    _, root, product, _ = triangle(c, p, q, itself)
+    apart = root * root / jnp.where(product > 0, product, 1)
+    one, two = 1 / (1 + p), 1 / (1 + q)
+    square = one * two + p * one * two + q * two * one + (p * one) * (q * two) * apart
+    scale = jnp.sqrt(1 + p) * jnp.sqrt(1 + q)
+    return c / scale, jnp.sqrt(square), scale
 
 
 @jax.custom_jvp

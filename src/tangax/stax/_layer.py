@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from .._compiled import Compiled
 from .._get import AnalyticKernel, canonical_get, kernel_tuple
@@ -42,18 +43,16 @@ class KernelFn:
         NNGP   K = E[f(x1) f(x2)^T] of one output channel, over random parameters
         NTK    Theta = the limit of J(x1) J(x2)^T, of one output channel
 
-    Outputs that have positions (no `Flatten`, no global pooling) give all pairs of them, in the
-    shape `zip(f(x1).shape, f(x2).shape)` without the channels.
-
-    Shapes: `[n, m]` after `Flatten` or global pooling. The dtype is that of the inputs, float32 for
-    integers and shorter floats.
+    Shapes: `[n, m]` after `Flatten` or global pooling. Outputs that have positions give all pairs
+    of them, `[n, m, h, h', w, w']`: examples first, wherever the network has them. The dtype is
+    that of the inputs, float32 for integers and shorter floats.
 
     Raises: `NotImplementedError` naming a layer that has no closed form there; `ValueError` and
     `TypeError` for inputs that a layer cannot take.
 
     Cost: for each layer, its function of every entry of the covariances: `n*m` times the positions
-    if only equal ones are needed, or their square if a layer pools. Memory: the result, and blocks
-    of examples small enough for caches. `x2=None` takes half the time.
+    if only equal ones are needed, or their square if a layer pools; half of it for `x2=None`.
+    Memory: two to three times the result, and blocks of examples small enough for caches.
 
     Source: Jacot et al., "Neural Tangent Kernel" (2018), theorem 1; Novak et al., "Neural Tangents"
     (2020), section 3; for convolutions Novak et al., "Bayesian Deep Convolutional Networks with
@@ -79,8 +78,10 @@ class KernelFn:
     def __call__(self, x1: Any, x2: Any = None, get: Any = None, **kwargs: Any) -> Any:
         """The kernels that `get` names, as for `empirical_kernel_fn`; both in a namedtuple.
 
-        `x2=None` means `x2=x1`. `pattern` is for `Aggregate`, one for both or a pair. A network
-        that begins with `parallel` takes a tuple or list of inputs. It can be wrapped in `jax.jit`.
+        `x2=None` means `x2=x1`. `pattern` is for `Aggregate`: one for both sides, or a tuple of
+        two. `rng` is taken as elsewhere and not used: kernels are means over `Dropout`'s masks,
+        which equal inputs share. A network that begins with `parallel` takes a tuple or list of
+        inputs. It can be wrapped in `jax.jit`.
         """
         names = canonical_get(get)
         unknown = sorted(set(kwargs) - {"pattern", "rng"})
@@ -88,16 +89,16 @@ class KernelFn:
             raise TypeError(f"kernel_fn has no argument {unknown[0]!r}; it takes get and pattern.")
         given = kwargs.get("pattern")
         pattern: Any = given if is_pair(given) else (given, given)
-        if pattern[0] is pattern[1] and x2 is not None and equal(x1, x2):
-            x2 = None
-        elif x2 is None and pattern[0] is not pattern[1]:
-            x2 = x1
-        kernels = self._compiled(names, x1, x2, pattern)
+        x2 = x1 if x2 is None else x2
+        same = equal((x1, pattern[0]), (x2, pattern[1]))
+        kernels = self._compiled(names, same, x1, None if same else x2, pattern)
         return kernels[0] if isinstance(get, str) else kernel_tuple(names, AnalyticKernel)(*kernels)
 
-    def _compute(self, names: Any, x1: Any, x2: Any, pattern: Any) -> Any:
+    def _compute(self, names: Any, same: bool | None, x1: Any, x2: Any, pattern: Any) -> Any:
+        # Where it is not known, under jit, the values tell.
+        told = are_equal((x1, pattern[0]), (x2, pattern[1])) if same is None else same
         with full_precision(None):
-            return blocked(self.plan, names, x1, x2, pattern)
+            return blocked(self.plan, names, x1, x2, pattern, told)
 
 
 def layer(
@@ -139,7 +140,7 @@ def layer(
 
 def check_axes(name: str, axes: tuple[int, int | None] | None, c: Covariance) -> None:
     """A layer finds batch and channels where it looks for them."""
-    if axes is None or (axes[1] is None and not c.positions):
+    if axes is None:
         return
     count = len(c.positions) + 2
     for what, asked, found in zip(("batch", "channels"), axes, c.axes, strict=True):
@@ -150,13 +151,16 @@ def check_axes(name: str, axes: tuple[int, int | None] | None, c: Covariance) ->
             )
 
 
-def equal(x1: Any, x2: Any) -> bool:
-    """Whether inputs are known to be the same."""
-    if x1 is x2:
+def equal(first: Any, second: Any) -> bool | None:
+    """Whether inputs are the same; `None` if only their values will tell, under `jit`."""
+    leaves1, leaves2 = jax.tree.leaves(first), jax.tree.leaves(second)
+    if len(leaves1) != len(leaves2):
+        return False
+    if all(a is b for a, b in zip(leaves1, leaves2, strict=True)):
         return True
-    leaves1, leaves2 = jax.tree.leaves(x1), jax.tree.leaves(x2)
-    known = len(leaves1) == len(leaves2) and is_concrete((leaves1, leaves2))
-    return known and bool(are_equal(leaves1, leaves2))
+    if any(np.shape(a) != np.shape(b) for a, b in zip(leaves1, leaves2, strict=True)):
+        return False
+    return bool(are_equal(leaves1, leaves2)) if is_concrete((leaves1, leaves2)) else None
 
 
 def no_closed_form(name: str, why: str) -> NotImplementedError:
@@ -164,6 +168,6 @@ def no_closed_form(name: str, why: str) -> NotImplementedError:
     return NotImplementedError(f"{name} has no closed-form kernel here: {why}.")
 
 
-def split_keys(rng: Any, count: int) -> list[Any]:
-    """A key for each of so many layers."""
-    return [None] * count if rng is None else list(jax.random.split(rng, count))
+def no_params(rng: Any, input_shape: Any) -> Any:
+    """`init_fn` of a layer that has no parameters and keeps the shape."""
+    return input_shape, ()

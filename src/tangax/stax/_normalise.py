@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._affine import checked_axis
-from ._covariance import Covariance, spread
-from ._layer import Layer, layer, no_closed_form
+from ._axes import as_axes, checked_axes
+from ._covariance import Covariance
+from ._layer import Layer, layer, no_closed_form, no_params
 
 
 def LayerNorm(
@@ -29,8 +28,9 @@ def LayerNorm(
         channel_axis: of the input.
 
     Raises:
+        ValueError: axes that an input does not have, or twice.
         NotImplementedError: `kernel_fn` without the channels, or with the batch, among `axis`; of
-            inputs that have no mean zero (after a nonlinearity).
+            inputs that are no Gaussian process: a `Dense` or `Conv` layer must come before.
 
     Cost: a few operations for each entry of the covariance.
 
@@ -46,16 +46,16 @@ def LayerNorm(
         (5, 5)
     """
     name = f"LayerNorm({axis})"
-    axes = tuple(map(operator.index, (axis,) if isinstance(axis, int) else axis))
+    axes = as_axes(axis)
 
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
-        over = [checked_axis(name, a, inputs.shape) for a in axes]
+        over = checked_axes(name, axes, inputs.shape)
         mean = jnp.mean(inputs, over, keepdims=True)
         return (inputs - mean) / jnp.sqrt(jnp.var(inputs, over, keepdims=True) + eps)
 
     def rule(c: Covariance, **kwargs: Any) -> Covariance:
         shape = (0,) * (len(c.positions) + 2)
-        over = {checked_axis(name, a, shape) for a in axes}
+        over = checked_axes(name, axes, shape)
         batch, channel = c.axes
         if channel not in over:
             raise no_closed_form(name, f"it does not normalise over the channels, axis {channel}")
@@ -64,7 +64,6 @@ def LayerNorm(
         if not c.gaussian:
             raise no_closed_form(name, "its input is no Gaussian process; put Dense or Conv before")
         means = [place for place, a in enumerate(c.places) if a in over]
-        count = len(c.positions)
 
         def scales(variance: jax.Array) -> tuple[jax.Array, jax.Array]:
             if means:
@@ -72,7 +71,7 @@ def LayerNorm(
                     jnp.mean(variance, means, keepdims=True), variance.shape
                 )
             scale = jax.lax.rsqrt(variance + eps)
-            return spread(scale, count, c.pairs, 0), spread(scale, count, c.pairs, 1)
+            return c.spread(scale, 0), c.spread(scale, 1)
 
         (p, p_twin), (q, q_twin) = map(scales, c.variances())
         factor = p[..., :, None] * q_twin[..., None, :]
@@ -85,8 +84,7 @@ def LayerNorm(
         )
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
-        for a in axes:
-            checked_axis(name, a, input_shape)
+        checked_axes(name, axes, input_shape)
         return input_shape, ()
 
     return layer(name, init_fn, apply_fn, rule, axes=(batch_axis, channel_axis))
@@ -96,6 +94,9 @@ def Dropout(rate: float, mode: str = "train") -> Layer:
     """Dropout: entries are kept with probability `rate`, and divided by it.
 
         K' = K / rate of one variable with itself, else K      in training; in testing the identity
+
+    Examples of x1 and x2 are the same, with the same masks, where all of x1 and x2 are equal, or x2
+    is `None`; else none of them are.
 
     Args:
         rate: the probability of keeping an entry.
@@ -144,4 +145,4 @@ def Dropout(rate: float, mode: str = "train") -> Layer:
         ntk = None if c.ntk is None else c.ntk * factor
         return replace(dropped, nngp=c.nngp * factor, ntk=ntk)
 
-    return layer(name, lambda rng, input_shape: (input_shape, ()), apply_fn, rule)
+    return layer(name, no_params, apply_fn, rule)

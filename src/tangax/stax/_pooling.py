@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._affine import checked_axis
+from ._axes import checked_axis, spatial
 from ._covariance import Covariance
 from ._layer import Layer, layer
-from ._windows import windows
+from ._windows import Windows, windows
 
 
 def Flatten(batch_axis: int = 0, batch_axis_out: int = 0) -> Layer:
@@ -62,7 +62,7 @@ def Flatten(batch_axis: int = 0, batch_axis_out: int = 0) -> Layer:
         axes = (1, 0) if last else (0, 1)
         # The channels of different positions are not draws of one function.
         gaussian = c.gaussian and size == 1
-        # Without positions there are no pairs of them, which is all pairs.
+        # Without positions there are no pairs of them: these are all.
         return replace(flat, channels=c.channels * size, axes=axes, gaussian=gaussian, pairs=True)
 
     return layer("Flatten", init_fn, apply_fn, rule, pairs=False, axes=(batch_axis, None))
@@ -103,9 +103,11 @@ def AvgPool(
         >>> stax.AvgPool((2, 2), strides=(2, 2)).init_fn(None, (5, 4, 4, 3))
         ((5, 2, 2, 3), ())
     """
-    return pool(
-        "AvgPool", window_shape, strides, padding, batch_axis, channel_axis, normalize_edges
-    )
+
+    def divided(sums: jax.Array, window: Windows, positions: Callable[[], jax.Array]) -> jax.Array:
+        return sums / (positions() if normalize_edges else window.size)
+
+    return pool("AvgPool", window_shape, strides, padding, batch_axis, channel_axis, divided)
 
 
 def SumPool(
@@ -138,7 +140,9 @@ def SumPool(
         >>> stax.SumPool((2, 2), padding="SAME").init_fn(None, (5, 4, 4, 3))
         ((5, 4, 4, 3), ())
     """
-    return pool("SumPool", window_shape, strides, padding, batch_axis, channel_axis, None)
+    return pool(
+        "SumPool", window_shape, strides, padding, batch_axis, channel_axis, lambda sums, *_: sums
+    )
 
 
 def GlobalAvgPool(batch_axis: int = 0, channel_axis: int = -1) -> Layer:
@@ -190,19 +194,16 @@ def pool(
     padding: str,
     batch_axis: int,
     channel_axis: int,
-    normalize_edges: bool | None,
+    divided: Callable[..., jax.Array],
 ) -> Layer:
-    """Sums over windows; divided by their sizes unless `normalize_edges` is `None`."""
-    name = f"{kind}({tuple(window_shape)})"
+    """Sums over windows, `divided(sums, window, how many positions each has)`."""
+    name = f"{kind}({window_shape})"
     window = windows(name, window_shape, strides, padding)
 
     def pooled(a: jax.Array, axes: Sequence[int]) -> jax.Array:
         each = [(axis,) for axis in axes]
-        if normalize_edges is None:
-            return window.sums(a, each)
-        if not normalize_edges:
-            return window.sums(a, each) / window.size
-        return window.sums(a, each) / window.sums(jnp.ones_like(a), each)
+        count = lambda: window.sums(jnp.ones_like(a), each)  # noqa: E731
+        return divided(window.sums(a, each), window, count)
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
         shape = list(input_shape)
@@ -243,9 +244,3 @@ def global_pool(name: str, over: Callable[..., Any], batch_axis: int, channel_ax
         return replace(after, axes=axes)
 
     return layer(name, init_fn, apply_fn, rule, pairs=True, axes=(batch_axis, channel_axis))
-
-
-def spatial(name: str, shape: Sequence[int], batch_axis: int, channel_axis: int) -> tuple[int, ...]:
-    """The axes of positions."""
-    others = [checked_axis(name, axis, shape) for axis in (batch_axis, channel_axis)]
-    return tuple(a for a in range(len(shape)) if a not in others)

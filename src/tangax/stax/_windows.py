@@ -91,6 +91,10 @@ def windows(
     name: str, sizes: Sequence[int], strides: Sequence[int] | None, padding: str
 ) -> Windows:
     """Windows from a layer's arguments."""
+    if not isinstance(sizes, Sequence) or not isinstance(strides, Sequence | None):
+        raise TypeError(
+            f"{name}: windows and strides are sequences like (3, 3), got {sizes!r} and {strides!r}."
+        )
     sizes = tuple(sizes)
     strides = (1,) * len(sizes) if strides is None else tuple(strides)
     if not isinstance(padding, str) or padding.upper() not in PADDINGS:
