@@ -201,8 +201,8 @@ def FanInSum() -> Layer:
     Example:
         >>> import jax.numpy as jnp
         >>> from tangax import stax
-        >>> stax.FanInSum().apply_fn((), [jnp.ones(2), jnp.ones(2)])
-        Array([2., 2.], dtype=float32)
+        >>> print(stax.FanInSum().apply_fn((), [jnp.ones(2), jnp.ones(2)]))
+        [2. 2.]
     """
     name = "FanInSum"
 

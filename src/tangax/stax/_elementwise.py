@@ -42,8 +42,8 @@ def Relu(do_stabilize: bool = False) -> Layer:
     Example:
         >>> import jax.numpy as jnp
         >>> from tangax import stax
-        >>> stax.Relu().apply_fn((), jnp.array([-2.0, 3.0]))
-        Array([0., 3.], dtype=float32)
+        >>> print(stax.Relu().apply_fn((), jnp.array([-2.0, 3.0])))
+        [0. 3.]
     """
     return piecewise_linear("Relu", 0.0, 1.0)
 
@@ -65,8 +65,8 @@ def LeakyRelu(alpha: float, do_stabilize: bool = False) -> Layer:
     Example:
         >>> import jax.numpy as jnp
         >>> from tangax import stax
-        >>> stax.LeakyRelu(0.5).apply_fn((), jnp.array([-2.0, 3.0]))
-        Array([-1.,  3.], dtype=float32)
+        >>> print(stax.LeakyRelu(0.5).apply_fn((), jnp.array([-2.0, 3.0])))
+        [-1.  3.]
     """
     return piecewise_linear(f"LeakyRelu({alpha})", alpha, 1.0)
 
@@ -92,8 +92,8 @@ def ABRelu(a: float, b: float, do_stabilize: bool = False) -> Layer:
     Example:
         >>> import jax.numpy as jnp
         >>> from tangax import stax
-        >>> stax.ABRelu(-1, 2).apply_fn((), jnp.array([-2.0, 3.0]))
-        Array([2., 6.], dtype=float32)
+        >>> print(stax.ABRelu(-1, 2).apply_fn((), jnp.array([-2.0, 3.0])))
+        [2. 6.]
     """
     return piecewise_linear(f"ABRelu({a}, {b})", a, b)
 
@@ -136,8 +136,8 @@ def Erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
     Example:
         >>> import jax.numpy as jnp
         >>> from tangax import stax
-        >>> stax.Erf(2.0).apply_fn((), jnp.array([0.0, 9.0]))
-        Array([0., 2.], dtype=float32)
+        >>> print(stax.Erf(2.0).apply_fn((), jnp.array([0.0, 9.0])))
+        [0. 2.]
     """
 
     def dual(k: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
@@ -170,8 +170,8 @@ def Gelu(approximate: bool = False) -> Layer:
     Example:
         >>> import jax.numpy as jnp
         >>> from tangax import stax
-        >>> stax.Gelu().apply_fn((), jnp.array([0.0, 9.0]))
-        Array([0., 9.], dtype=float32)
+        >>> print(stax.Gelu().apply_fn((), jnp.array([0.0, 9.0])))
+        [0. 9.]
     """
 
     def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
@@ -208,8 +208,8 @@ def Sin(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
     Example:
         >>> import jax.numpy as jnp
         >>> from tangax import stax
-        >>> stax.Sin(2.0).apply_fn((), jnp.array([0.0, jnp.pi / 2]))
-        Array([0., 2.], dtype=float32)
+        >>> print(stax.Sin(2.0).apply_fn((), jnp.array([0.0, jnp.pi / 2])))
+        [0. 2.]
     """
     return sinusoid(f"Sin({a}, {b}, {c})", a, b, c)
 
@@ -232,8 +232,8 @@ def Cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
     Example:
         >>> import jax.numpy as jnp
         >>> from tangax import stax
-        >>> stax.Cos(2.0).apply_fn((), jnp.array([0.0]))
-        Array([2.], dtype=float32)
+        >>> print(stax.Cos(2.0).apply_fn((), jnp.array([0.0])))
+        [2.]
     """
     return sinusoid(f"Cos({a}, {b}, {c})", a, b, c + math.pi / 2)
 
