@@ -5,7 +5,7 @@ Run with the Python of its environment, which `make bench ONLY=mlp` makes:
     benchmarks/.venv-neural_tangents/bin/python benchmarks/reference_stax.py
 
 It writes tests/stax_reference.npz: for each case the kernels of x1 with x2, those of x1 with itself
-and the finite network's outputs for parameters drawn by NumPy.
+and the finite network's outputs for parameters drawn by NumPy; and the layers' signatures.
 """
 
 import sys
@@ -20,7 +20,7 @@ from neural_tangents import stax
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
-from stax_cases import CASES, Case, M, N, filled  # noqa: E402
+from stax_cases import CASES, LAYERS, Case, M, N, filled, signature  # noqa: E402
 
 
 def turned(kernel: np.ndarray, output: tuple[int, ...]) -> np.ndarray:
@@ -57,7 +57,7 @@ def reference(case: Case) -> dict[str, np.ndarray]:
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
     warnings.simplefilter("ignore")
-    arrays = {}
+    arrays = {"signatures": np.array([signature(getattr(stax, name)) for name in LAYERS])}
     for name, case in CASES.items():
         for key, value in reference(case).items():
             arrays[f"{name}/{key}"] = value

@@ -6,6 +6,7 @@ Tangax. Positions are no square, so that none is taken for another.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,44 @@ def filled(seed: int = 3) -> Callable[[Any], np.ndarray]:
     """A function that draws the value of each array of a tree in turn."""
     rng = np.random.default_rng(seed)
     return lambda leaf: rng.standard_normal(leaf.shape)
+
+
+LAYERS = [
+    "serial",
+    "parallel",
+    "FanOut",
+    "FanInSum",
+    "FanInConcat",
+    "Identity",
+    "Dense",
+    "Conv",
+    "Flatten",
+    "AvgPool",
+    "SumPool",
+    "GlobalAvgPool",
+    "GlobalSumPool",
+    "LayerNorm",
+    "Dropout",
+    "Aggregate",
+    "Relu",
+    "LeakyRelu",
+    "ABRelu",
+    "Erf",
+    "Gelu",
+    "Sin",
+    "Cos",
+    "ElementwiseNumerical",
+]
+
+
+def signature(layer: Callable[..., Any]) -> str:
+    """Names and defaults of arguments: `FanInConcat(axis=-1)`."""
+    parts = []
+    for p in inspect.signature(layer).parameters.values():
+        default = "..." if callable(p.default) else repr(p.default)
+        star = "*" if p.kind is p.VAR_POSITIONAL else ""
+        parts.append(f"{star}{p.name}" + ("" if p.default is p.empty else f"={default}"))
+    return f"{layer.__name__}({', '.join(parts)})"
 
 
 def mlp(activation: Callable[[Any], Any], **dense: Any) -> Callable[[Any], Any]:

@@ -13,7 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from stax_cases import ACTIVATIONS, CASES, IMAGES, LINES, VECTORS, M, N, cnn, filled, relu
+from stax_cases import (
+    ACTIVATIONS,
+    CASES,
+    IMAGES,
+    LAYERS,
+    LINES,
+    VECTORS,
+    M,
+    N,
+    cnn,
+    filled,
+    relu,
+    signature,
+)
 
 import tangax as nt
 from tangax import stax
@@ -93,7 +106,11 @@ def test_every_array_of_the_reference_is_compared():
         for name, case in CASES.items()
         for kind in (kinds[:4] if case.random else kinds)
     }
-    assert set(REFERENCE.files) == expected
+    assert set(REFERENCE.files) == expected | {"signatures"}
+
+
+def test_layers_have_the_arguments_and_defaults_of_neural_tangents():
+    assert [signature(getattr(stax, name)) for name in LAYERS] == REFERENCE["signatures"].tolist()
 
 
 # --- Moments against integrals
