@@ -294,7 +294,7 @@ def main() -> None:
             "missing": missing,
             "rates": first["rates"],
             "rows": before["rows"],
-            "infinite": before.get("infinite", {}),
+            "infinite": before["infinite"],
         }
         progress = tqdm(names, unit="row")
         for name in progress:
@@ -303,9 +303,9 @@ def main() -> None:
             forward = floor["forward"] / first["rates"]["macs"]
             found = measure(WORKLOADS[name], workers, free, forward)
             found |= {"floor": floor, "rates": first["rates"]}
-            found["methods"] += scaled(WORKLOADS[name], before["rows"] | results["rows"])
+            found["methods"] += scaled(WORKLOADS[name], results["rows"])
             tqdm.write(report.line(WORKLOADS[name], found["methods"], floor))
-            rows = before["rows"] | results["rows"] | {name: found}
+            rows = results["rows"] | {name: found}
             results["rows"] = {name: rows[name] for name in WORKLOADS if name in rows}
             results["minutes"] = before["minutes"] + (time.time() - start) / 60
             if not options.only or options.write:  # every time: a run that is stopped has told

@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 from infinite import INFINITE
 from workloads import WORKLOADS, Workload
 
@@ -246,7 +245,7 @@ def infinite_table(results: dict[str, Any]) -> list[str]:
 def infinite_line(name: str, entry: dict[str, Any]) -> str:
     """One row, for the terminal."""
     seconds = {peer: f"{entry[peer].get('seconds', 0):.4g} s" for peer in entry if peer in NAMES}
-    return f"{name}: {seconds}, differing by {entry.get('deviation', np.nan):.0e}"
+    return f"{name}: {seconds}, differing by {entry.get('deviation', float('nan')):.0e}"
 
 
 def compiles(results: dict[str, Any]) -> list[str]:

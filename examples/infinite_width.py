@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -142,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         if name not in limits:  # of any width
             limits[name] = np.asarray(net.kernel_fn(x, None, "ntk"))
             found[name] = []
-        samples = empirical_ntks(net, jnp.asarray(x), keys)
+        samples = empirical_ntks(net, x, keys)
         found[name].append(distances(samples, limits[name]))
         if NETWORKS[name] is cnn and width in (args.widths[0], args.widths[-1]):
             entries[width] = samples

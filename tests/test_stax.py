@@ -701,7 +701,7 @@ MISTAKES = {
     "join along an axis that is not there": (
         lambda: stax.FanInConcat(5).init_fn(None, [(5, 3), (5, 4)]),
         ValueError,
-        r"FanInConcat\(5\) takes arrays .*axis 5",
+        r"FanInConcat\(5\): axes has axis 5, which is out of range",
     ),
     "branches with other axes": (
         lambda: stax.serial(
@@ -720,12 +720,12 @@ MISTAKES = {
     "normalised axis twice": (
         lambda: stax.LayerNorm((-1, 2)).apply_fn((), np.ones((2, *LINES))),
         ValueError,
-        r"LayerNorm\(\(-1, 2\)\): axes .* are not different",
+        r"LayerNorm\(\(-1, 2\)\): axes=\(-1, 2\) repeats axis 2",
     ),
     "one axis for batch and channels": (
         lambda: stax.GlobalAvgPool(channel_axis=0).apply_fn((), np.ones((2, *LINES))),
         ValueError,
-        r"GlobalAvgPool: axes \(0, 0\) are not different",
+        r"GlobalAvgPool: axes=\(0, 0\) repeats axis 0",
     ),
     "batch of another layer": (
         lambda: stax.serial(stax.Dense(4, batch_axis=1, channel_axis=0), stax.Flatten(0)).kernel_fn(

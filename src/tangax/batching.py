@@ -24,7 +24,6 @@ from ._memory import budget, free, host_free
 from ._sides import check_examples_are_independent
 from ._tiles import Array, InMemory, arrays_of
 from ._trees import split_arrays
-from .stax import KernelFn as Analytic
 from .store import OnDisk, created, locked, opened, progress_of, recipe_of, recipe_there
 
 
@@ -111,11 +110,10 @@ def batch(
     if isinstance(kernel_fn, NngpFn):
         ntk_fn = NtkFn(kernel_fn.f, *axes, vmap_axes=0, precision=kernel_fn.precision)
         return BatchedFn(Batched(KernelFn(kernel_fn, ntk_fn), options), "nngp")
-    if isinstance(kernel_fn, Analytic):
-        raise TypeError("kernel_fn of a stax network goes block by block itself: call it as it is.")
     msg = (
         "batch takes what empirical_kernel_fn, empirical_ntk_fn or empirical_nngp_fn returned, "
-        f"got {type(kernel_fn).__name__}."
+        f"got {type(kernel_fn).__name__}. The kernel_fn of a stax network goes block by block "
+        "itself: call it as it is."
     )
     raise TypeError(msg)
 

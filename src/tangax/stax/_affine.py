@@ -86,11 +86,7 @@ def Dense(
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
         W, b = params
         axis = checked_axis(name, channel_axis, inputs.shape)
-        if inputs.shape[axis] != W.shape[0]:
-            raise ValueError(
-                f"{name} has parameters for {W.shape[0]} channels, but axis {axis} of its input "
-                f"{inputs.shape} has {inputs.shape[axis]}."
-            )
+        check_channels(name, W.shape[0], inputs.shape, axis)
         scale = 1 / s[0] ** 0.5 if standard else W_std / W.shape[0] ** 0.5
         y = scale * jnp.moveaxis(jnp.tensordot(inputs, W, (axis, 0)), -1, axis)
         return y if b is None else y + (b if standard else b_std * b)
@@ -189,11 +185,7 @@ def Conv(
         W, b = params
         check_ndim(name, inputs.shape, lhs)
         channels = inputs.shape[channel]
-        if channels != W.shape[rhs.index("I")]:
-            raise ValueError(
-                f"{name} has parameters for {W.shape[rhs.index('I')]} channels, but axis {channel} "
-                f"of its input {inputs.shape} has {channels}."
-            )
+        check_channels(name, W.shape[rhs.index("I")], inputs.shape, channel)
         scale = 1 / s[0] ** 0.5 if standard else W_std / (channels * window.size) ** 0.5
         pads = window.pads([inputs.shape[a] for a in places])
         if window.padding == "CIRCULAR":
@@ -278,6 +270,15 @@ def is_standard(name: str, parameterization: str) -> bool:
         known = f"parameterization must be one of {PARAMETERIZATIONS}"
         raise ValueError(f"{name}: {known}, got {parameterization!r}.")
     return parameterization.lower() == "standard"
+
+
+def check_channels(name: str, known: int, shape: Sequence[int], axis: int) -> None:
+    """An input has the channels that there are parameters for."""
+    if shape[axis] != known:
+        raise ValueError(
+            f"{name} has parameters for {known} channels, but axis {axis} of its input "
+            f"{tuple(shape)} has {shape[axis]}."
+        )
 
 
 def check_ndim(name: str, shape: Sequence[int], spec: str) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._trees import is_concrete
-from ._axes import as_axes, checked_axes, checked_axis, spatial
+from ._axes import checked_axes, checked_axis, spatial
 from ._covariance import Covariance
 from ._layer import Layer, layer
 
@@ -73,7 +73,7 @@ def Aggregate(
         places = spatial(name, shape, batch_axis, channel_axis)
         if aggregate_axis is None:
             return places
-        axes = checked_axes(name, as_axes(aggregate_axis), shape)
+        axes = checked_axes(name, aggregate_axis, shape)
         if not set(axes) <= set(places):
             raise ValueError(
                 f"{name}: aggregate_axis {aggregate_axis} must be axes of positions, of {places}."

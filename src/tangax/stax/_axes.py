@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .._axes import is_int
+from .._axes import canonical_axes, is_int
 
 
-def as_axes(axis: int | Sequence[int]) -> tuple[int, ...]:
-    """One axis or several as a tuple."""
-    return (axis,) if is_int(axis) else tuple(axis)  # pyright: ignore[reportReturnType, reportArgumentType]
+def checked_axes(name: str, axes: int | Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Different axes of an array with a batch and channels, as given, counted from the front."""
+    if len(shape) < 2:
+        raise ValueError(
+            f"{name} takes arrays with a batch and a channel axis, got shape {tuple(shape)}."
+        )
+    canonical_axes(f"{name}: axes", axes, "an input", tuple(shape))
+    every = [axes] if is_int(axes) else axes
+    return tuple(int(a) % len(shape) for a in every)  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def checked_axis(name: str, axis: int, shape: Sequence[int]) -> int:
-    """An axis of an array with a batch and channels, counted from the front."""
-    if len(shape) < 2 or not -len(shape) <= axis < len(shape):
-        raise ValueError(
-            f"{name} takes arrays with a batch and a channel axis; axis {axis} does not fit an "
-            f"input of shape {tuple(shape)}."
-        )
-    return int(axis) % len(shape)
-
-
-def checked_axes(name: str, axes: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Axes that differ, counted from the front."""
-    found = tuple(checked_axis(name, axis, shape) for axis in axes)
-    if len(set(found)) < len(found):
-        raise ValueError(f"{name}: axes {tuple(axes)} are not different ones of {len(shape)}.")
-    return found
+    """One of them."""
+    return checked_axes(name, axis, shape)[0]
 
 
 def spatial(name: str, shape: Sequence[int], batch_axis: int, channel_axis: int) -> tuple[int, ...]:

@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._kernel import index
+from .._axes import kernel_axes
+from .._kernel import mirrored
 from .._trees import describe
+from ._axes import checked_axes
 from ._covariance import Covariance, Need, of_inputs
 
 # Bytes of the covariance of one block: on a CPU it and the next layer's stay in the caches.
@@ -56,7 +58,7 @@ def blocked(
     first = half("x1", x1, pattern[0], need)
     second = first if x2 is None else half("x2", x2, pattern[1], need)
     check_alike(first, second)
-    axes = jax.tree.map(lambda each, x: activation_axes(each, x.ndim), need, first.x)
+    axes = jax.tree.map(lambda each, x: activation_axes(each, x.shape), need, first.x)
     itself = x2 is None
 
     def tile(one: Half, two: Half, rows: jax.Array, columns: jax.Array) -> Any:
@@ -83,7 +85,7 @@ def blocked(
         starts = jnp.array(places) * jnp.array([size1, size2])
         tiles = jax.lax.map(lambda ij: at(ij[0], ij[1], size1, size2), starts)
         kernels = jax.tree.map(lambda a: assembled(a, places, grid)[: first.n, : second.n], tiles)
-    return jax.tree.map(mirrored, kernels) if itself else kernels
+    return jax.tree.map(symmetric, kernels) if itself else kernels
 
 
 def assembled(tiles: jax.Array, places: list[tuple[int, int]], grid: tuple[int, int]) -> jax.Array:
@@ -97,10 +99,11 @@ def assembled(tiles: jax.Array, places: list[tuple[int, int]], grid: tuple[int, 
     return jnp.swapaxes(whole, 1, 2).reshape(rows, columns, *tiles.shape[3:])
 
 
-def mirrored(kernel: jax.Array) -> jax.Array:
+def symmetric(kernel: jax.Array) -> jax.Array:
     """A kernel of examples with themselves, its lower half copied from the upper one."""
-    twins = [a + 1 if a % 2 == 0 else a - 1 for a in range(kernel.ndim)]
-    return jnp.where(index(kernel, 0) <= index(kernel, 1), kernel, jnp.transpose(kernel, twins))
+    sides = kernel.shape[::2], kernel.shape[1::2]
+    axes = kernel_axes("the kernel", *sides, trace=(), diagonal=())
+    return mirrored(kernel, axes, axes.first)
 
 
 def examples_first(after: Any, name: str) -> Any:
@@ -165,31 +168,26 @@ def inputs(name: str, x: Any, need: Any) -> Any:
         raise TypeError(f"{name} is complex ({x.dtype}); only real inputs are supported.")
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    x = jnp.moveaxis(x, input_axes(need, x.ndim), (0, -1))
+    x = jnp.moveaxis(x, input_axes(need, x.shape), (0, -1))
     if need.axes is not None and need.axes[1] is None:
         # All that sees it flattens it: one product in place of one for each position.
         return x.reshape(x.shape[0], -1)
     return x
 
 
-def input_axes(need: Need, ndim: int) -> tuple[int, int]:
+def input_axes(need: Need, shape: tuple[int, ...]) -> tuple[int, int]:
     """The batch and the channel axis of an input."""
     batch, channel = need.axes or (0, -1)
-    for axis in (batch, channel):
-        if axis is not None and not -ndim <= axis < ndim:
-            raise ValueError(f"{need.layer} takes axis {axis} of an input that has {ndim} axes.")
-    batch %= ndim
     if channel is None:
-        channel = ndim - 1 if batch < ndim - 1 else ndim - 2
-    if channel % ndim == batch:
-        raise ValueError(f"{need.layer}: batch_axis and channel_axis are one axis, {batch}.")
-    return batch, channel % ndim
+        channel = -2 if batch in (-1, len(shape) - 1) else -1
+    batch, channel = checked_axes(need.layer, (batch, channel), shape)
+    return batch, channel
 
 
-def activation_axes(need: Need, ndim: int) -> tuple[int, int]:
+def activation_axes(need: Need, shape: tuple[int, ...]) -> tuple[int, int]:
     """Where a network's input has batch and channels; of a flat one where `Flatten` looks."""
     if need.axes is None or need.axes[1] is not None:
-        return input_axes(need, ndim)
+        return input_axes(need, shape)
     return need.axes[0] % 2, 1 - need.axes[0] % 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from .._signature import takes
 from ._axes import checked_axis
 from ._covariance import Covariance, Need
-from ._layer import KernelFn, Layer, Rule, layer, no_closed_form, no_params
+from ._layer import KernelFn, Layer, Rule, check_one, layer, no_closed_form, no_params, seen
 
 
 def serial(*layers: Layer) -> Layer:
@@ -170,8 +170,7 @@ def FanOut(num: int) -> Layer:
         needs = need if isinstance(need, list) else [need]
 
         def forward(c: Any, **kwargs: Any) -> list[Covariance]:
-            if not isinstance(c, Covariance):
-                raise ValueError(f"{name} takes one input, got {len(c)}: a fan-in joins branches.")
+            check_one(name, c)
             return [replace(c, shared=c.shared | {branching}) for _ in range(num)]
 
         branching = object()
@@ -219,13 +218,7 @@ def FanInSum() -> Layer:
     def rule(cs: Sequence[Covariance], **kwargs: Any) -> Covariance:
         check_equal(name, [(*c.positions, c.channels) for c in cs])
         check_independent(name, cs)
-        nngp, own1, own2 = (
-            functools.reduce(operator.add, [getattr(c, field) for c in cs])
-            for field in ("nngp", "own1", "own2")
-        )
-        ntks = [c.ntk for c in cs if c.ntk is not None]
-        ntk = functools.reduce(operator.add, ntks) if ntks else None
-        return replace(joined(name, cs), nngp=nngp, own1=own1, own2=own2, ntk=ntk)
+        return joined(name, cs, sum)
 
     return Layer(init_fn, apply_fn, joining(name, rule))
 
@@ -291,16 +284,8 @@ def mean_of_channels(name: str, cs: Sequence[Covariance]) -> Covariance:
     """Branches joined along their channels, which are no longer draws of one function."""
     channels = sum(c.channels for c in cs)
     shares = [c.channels / channels for c in cs]
-
-    def mean(field: str) -> Any:
-        each = zip(shares, [getattr(c, field) for c in cs], strict=True)
-        parts = [share * a for share, a in each if a is not None]
-        return functools.reduce(operator.add, parts) if parts else None
-
-    means = {field: mean(field) for field in ("nngp", "ntk", "own1", "own2")}
-    return replace(
-        joined(name, cs), **means, channels=channels, gaussian=len(cs) == 1 and cs[0].gaussian
-    )
+    mean = joined(name, cs, lambda arrays: sum(map(operator.mul, shares, arrays)))
+    return replace(mean, channels=channels, gaussian=mean.gaussian and len(cs) == 1)
 
 
 def concatenated(name: str, cs: Sequence[Covariance], place: int) -> Covariance:
@@ -316,25 +301,27 @@ def concatenated(name: str, cs: Sequence[Covariance], place: int) -> Covariance:
         pads[axes[1]] = sum(sizes[:branch]), sum(sizes[branch + 1 :])
         return jnp.pad(array, pads)
 
-    def join(field: str) -> Any:
-        arrays = [getattr(c, field) for c in cs]
-        if all(a is None for a in arrays):
-            return None
-        arrays = [
-            jnp.zeros_like(c.nngp) if a is None else a for a, c in zip(arrays, cs, strict=True)
-        ]
+    def join(arrays: Sequence[Any]) -> Any:
         return jnp.concatenate([block(a, i) for i, a in enumerate(arrays)], axes[0])
 
-    return replace(joined(name, cs), **{f: join(f) for f in ("nngp", "ntk", "own1", "own2")})
+    return joined(name, cs, join)
 
 
-def joined(name: str, cs: Sequence[Covariance]) -> Covariance:
-    """What a join of branches has in common with them."""
+def joined(name: str, cs: Sequence[Covariance], join: Callable[..., Any]) -> Covariance:
+    """Branches as one: each of their moments by `join`, and what they have in common."""
     axes = {c.axes for c in cs}
     if len(axes) > 1:
         raise ValueError(f"{name}: its branches have batch and channels at different axes: {axes}.")
+    if all(c.ntk is None for c in cs):
+        ntk = None
+    else:
+        ntk = join([jnp.zeros_like(c.nngp) if c.ntk is None else c.ntk for c in cs])
     return replace(
         cs[0],
+        nngp=join([c.nngp for c in cs]),
+        ntk=ntk,
+        own1=join([c.own1 for c in cs]),
+        own2=join([c.own2 for c in cs]),
         gaussian=all(c.gaussian for c in cs),
         centred=all(c.centred for c in cs),
         shared=frozenset().union(*(c.shared for c in cs)),
@@ -343,26 +330,27 @@ def joined(name: str, cs: Sequence[Covariance]) -> Covariance:
 
 def merged(needs: Sequence[Need]) -> Need:
     """What is needed of an input that several branches see."""
-    pairs = any(each.pairs for each in needs)
-    told = [each for each in needs if each.axes is not None]
-    exact = next((each for each in told if each.axes[1] is not None), None)  # pyright: ignore[reportOptionalSubscript]
-    if exact is not None:
-        return replace(exact, pairs=pairs)
-    if len(told) == len(needs) or not told:
-        return replace(needs[0], pairs=pairs)
+    pairs = any(need.pairs for need in needs)
+    told = [(need, need.axes) for need in needs if need.axes is not None]
+    exact = [need for need, axes in told if axes[1] is not None]
+    if exact or len(told) in (0, len(needs)):
+        return replace((exact or needs)[0], pairs=pairs)
     # Not all of them flatten it: then the channels are the last axis.
-    batch = told[0].axes[0]  # pyright: ignore[reportOptionalSubscript]
-    return replace(told[0], pairs=pairs, axes=(batch, -2 if batch == -1 else -1))
+    need, (batch, _) = told[0]
+    return replace(need, pairs=pairs, axes=(batch, -2 if batch == -1 else -1))
 
 
 def joining(name: str, rule: Rule) -> KernelFn:
     """The kernels of a layer that joins branches."""
 
-    def forward(cs: Any, **kwargs: Any) -> Any:
-        check_branches(name, cs)
-        return rule(cs, **kwargs)
+    def plan(need: Need) -> tuple[Need, Rule]:
+        def forward(cs: Any, **kwargs: Any) -> Any:
+            check_branches(name, cs)
+            return rule([seen(need, c) for c in cs], **kwargs)
 
-    return KernelFn(name, lambda need: (need, forward))
+        return need, forward
+
+    return KernelFn(name, plan)
 
 
 def check_independent(name: str, cs: Sequence[Covariance]) -> None:

@@ -122,39 +122,22 @@ class Covariance:
     def pointwise(self, dual: Dual, *, odd: bool = False) -> Covariance:
         """After a function of one variable, applied to every entry of a Gaussian process."""
         p, q = self.variances()
-        nngp, factor = self._dual(dual, self.nngp, p, q, self.same)
+        same = jnp.zeros((1, 1), bool) if self.same is None else self.same
+        one, two = self.spread(p, 0)[..., :, None], self.spread(q, 1)[..., None, :]
+        nngp, factor = exactly(dual, self.nngp, one, two, self.itself(same))
+        own1, own2 = (
+            exactly(dual, own, self.spread(v, 0), self.spread(v, 1), self.own_itself)[0]
+            for own, v in ((self.own1, p), (self.own2, q))
+        )
         return replace(
             self,
             nngp=nngp,
             ntk=None if self.ntk is None else self.ntk * factor,
-            own1=self._own(dual, self.own1, p),
-            own2=self._own(dual, self.own2, q),
+            own1=own1,
+            own2=own2,
             gaussian=False,
             centred=odd and self.centred,
         )
-
-    def _own(self, dual: Dual, own: jax.Array, p: jax.Array) -> jax.Array:
-        if not self.pairs:
-            return dual(p, p, p, jnp.ones((), bool))[0]
-        same = jnp.ones((1, 1), bool)
-        return self._dual(dual, own[..., None], p, p, same, joint=True)[0][..., 0]
-
-    def _dual(
-        self,
-        dual: Dual,
-        c: jax.Array,
-        p: jax.Array,
-        q: jax.Array,
-        same: jax.Array | None,
-        *,
-        joint: bool = False,
-    ) -> tuple[jax.Array, jax.Array]:
-        """`dual` of all pairs; of a variable with itself exactly, whatever `c` was rounded to."""
-        # Examples: [n, 1] with [1, m], or both [n, 1].
-        p, q = self.spread(p, 0)[..., :, None], self.spread(q, 1)
-        q = q[..., :, None] if joint else q[..., None, :]
-        itself = self.itself(jnp.zeros((1, 1), bool) if same is None else same)
-        return dual(jnp.where(itself, p, c), p, q, itself)
 
     def itself(self, same: jax.Array) -> jax.Array:
         """Whether both are one variable: the same example at the same position."""
@@ -164,6 +147,18 @@ class Covariance:
                 shape[2 * axis : 2 * axis + 2] = size, size
                 same = same & jnp.eye(size, dtype=bool).reshape(shape)
         return same
+
+    @property
+    def own_itself(self) -> jax.Array:
+        """The same of `own1` and `own2`, whose examples are always the same."""
+        return self.itself(jnp.ones((1, 1), bool))[..., 0]
+
+
+def exactly(
+    dual: Dual, c: jax.Array, p: jax.Array, q: jax.Array, itself: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`dual`, of a variable with itself exactly, whatever `c` was rounded to."""
+    return dual(jnp.where(itself, p, c), p, q, itself)
 
 
 def of_inputs(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from .._compiled import Compiled
 from .._get import AnalyticKernel, canonical_get, kernel_tuple
@@ -127,15 +126,24 @@ def layer(
             needed = replace(needed, axes=axes, layer=name)
 
         def forward(c: Any, **kwargs: Any) -> Any:
-            if not isinstance(c, Covariance):
-                raise ValueError(f"{name} takes one input, got {len(c)}: a fan-in joins branches.")
+            check_one(name, c)
             check_axes(name, axes, c)
-            after = transform(c, **kwargs)
-            return after if wanted.pairs else after.without_pairs()
+            return transform(seen(needed, c), **kwargs)
 
         return needed, forward
 
     return Layer(init, apply, KernelFn(name, plan))
+
+
+def seen(need: Need, c: Covariance) -> Covariance:
+    """What is needed of a covariance."""
+    return c if need.pairs else c.without_pairs()
+
+
+def check_one(name: str, c: Any) -> None:
+    """One input, not several branches."""
+    if not isinstance(c, Covariance):
+        raise ValueError(f"{name} takes one input, got {len(c)}: a fan-in joins branches.")
 
 
 def check_axes(name: str, axes: tuple[int, int | None] | None, c: Covariance) -> None:
@@ -158,9 +166,8 @@ def equal(first: Any, second: Any) -> bool | None:
         return False
     if all(a is b for a, b in zip(leaves1, leaves2, strict=True)):
         return True
-    if any(np.shape(a) != np.shape(b) for a, b in zip(leaves1, leaves2, strict=True)):
-        return False
-    return bool(are_equal(leaves1, leaves2)) if is_concrete((leaves1, leaves2)) else None
+    told = are_equal(leaves1, leaves2)
+    return bool(told) if is_concrete(told) else None
 
 
 def no_closed_form(name: str, why: str) -> NotImplementedError:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._axes import as_axes, checked_axes
+from ._axes import checked_axes
 from ._covariance import Covariance
 from ._layer import Layer, layer, no_closed_form, no_params
 
@@ -46,16 +46,15 @@ def LayerNorm(
         (5, 5)
     """
     name = f"LayerNorm({axis})"
-    axes = as_axes(axis)
 
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
-        over = checked_axes(name, axes, inputs.shape)
+        over = checked_axes(name, axis, inputs.shape)
         mean = jnp.mean(inputs, over, keepdims=True)
         return (inputs - mean) / jnp.sqrt(jnp.var(inputs, over, keepdims=True) + eps)
 
     def rule(c: Covariance, **kwargs: Any) -> Covariance:
         shape = (0,) * (len(c.positions) + 2)
-        over = checked_axes(name, axes, shape)
+        over = checked_axes(name, axis, shape)
         batch, channel = c.axes
         if channel not in over:
             raise no_closed_form(name, f"it does not normalise over the channels, axis {channel}")
@@ -84,7 +83,7 @@ def LayerNorm(
         )
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
-        checked_axes(name, axes, input_shape)
+        checked_axes(name, axis, input_shape)
         return input_shape, ()
 
     return layer(name, init_fn, apply_fn, rule, axes=(batch_axis, channel_axis))
@@ -136,8 +135,7 @@ def Dropout(rate: float, mode: str = "train") -> Layer:
     def rule(c: Covariance, **kwargs: Any) -> Covariance:
         if not train:
             return c
-        itself = c.itself(jnp.ones((1, 1), bool))[..., 0]
-        own1, own2 = (jnp.where(itself, own / rate, own) for own in (c.own1, c.own2))
+        own1, own2 = (jnp.where(c.own_itself, own / rate, own) for own in (c.own1, c.own2))
         dropped = replace(c, own1=own1, own2=own2, gaussian=False)
         if c.same is None:
             return dropped

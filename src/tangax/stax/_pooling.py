@@ -57,13 +57,11 @@ def Flatten(batch_axis: int = 0, batch_axis_out: int = 0) -> Layer:
 
     def rule(c: Covariance, **kwargs: Any) -> Covariance:
         size = math.prod(c.positions)
-        c = c.without_pairs()
         flat = c.map(lambda a, axes: jnp.mean(a, [axis for (axis,) in axes]))
         axes = (1, 0) if last else (0, 1)
         # The channels of different positions are not draws of one function.
         gaussian = c.gaussian and size == 1
-        # Without positions there are no pairs of them: these are all.
-        return replace(flat, channels=c.channels * size, axes=axes, gaussian=gaussian, pairs=True)
+        return replace(flat, channels=c.channels * size, axes=axes, gaussian=gaussian)
 
     return layer("Flatten", init_fn, apply_fn, rule, pairs=False, axes=(batch_axis, None))
 
@@ -104,10 +102,11 @@ def AvgPool(
         ((5, 2, 2, 3), ())
     """
 
-    def divided(sums: jax.Array, window: Windows, positions: Callable[[], jax.Array]) -> jax.Array:
-        return sums / (positions() if normalize_edges else window.size)
+    def means(window: Windows, a: jax.Array, axes: Sequence[tuple[int, ...]]) -> jax.Array:
+        positions = window.sums(jnp.ones_like(a), axes) if normalize_edges else window.size
+        return window.sums(a, axes) / positions
 
-    return pool("AvgPool", window_shape, strides, padding, batch_axis, channel_axis, divided)
+    return pool("AvgPool", window_shape, strides, padding, batch_axis, channel_axis, means)
 
 
 def SumPool(
@@ -140,9 +139,8 @@ def SumPool(
         >>> stax.SumPool((2, 2), padding="SAME").init_fn(None, (5, 4, 4, 3))
         ((5, 4, 4, 3), ())
     """
-    return pool(
-        "SumPool", window_shape, strides, padding, batch_axis, channel_axis, lambda sums, *_: sums
-    )
+    sums = Windows.sums
+    return pool("SumPool", window_shape, strides, padding, batch_axis, channel_axis, sums)
 
 
 def GlobalAvgPool(batch_axis: int = 0, channel_axis: int = -1) -> Layer:
@@ -194,16 +192,14 @@ def pool(
     padding: str,
     batch_axis: int,
     channel_axis: int,
-    divided: Callable[..., jax.Array],
+    over: Callable[[Windows, jax.Array, Sequence[tuple[int, ...]]], jax.Array],
 ) -> Layer:
-    """Sums over windows, `divided(sums, window, how many positions each has)`."""
+    """Sums or means over windows."""
     name = f"{kind}({window_shape})"
     window = windows(name, window_shape, strides, padding)
 
     def pooled(a: jax.Array, axes: Sequence[int]) -> jax.Array:
-        each = [(axis,) for axis in axes]
-        count = lambda: window.sums(jnp.ones_like(a), each)  # noqa: E731
-        return divided(window.sums(a, each), window, count)
+        return over(window, a, [(axis,) for axis in axes])
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
         shape = list(input_shape)
