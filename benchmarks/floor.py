@@ -38,15 +38,15 @@ def best(run: Callable[[], Any], runs: int) -> float:
     return min(times[1:])
 
 
-def rates() -> dict[str, float]:
+def rates(size: int = SIZE, precision: str = "highest") -> dict[str, float]:
     """Multiply-adds a second of a float32 product, bytes a second of a sum that reads an array."""
-    a = jnp.asarray(np.random.default_rng(0).standard_normal((SIZE, SIZE), np.float32))
-    with jax.default_matmul_precision("highest"):
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((size, size), np.float32))
+    with jax.default_matmul_precision(precision):
         product = jax.jit(jnp.matmul).lower(a, a).compile()
     large = jnp.concatenate([a] * 4)
     read = jax.jit(jnp.sum).lower(large).compile()
     return {
-        "macs": SIZE**3 / best(lambda: product(a, a), 4),
+        "macs": size**3 / best(lambda: product(a, a), 4),
         "bytes": large.nbytes / best(lambda: read(large), 4),
     }
 

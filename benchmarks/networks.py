@@ -2,11 +2,12 @@
 
 The same file runs on the JAX of Neural Tangents and on today's. Parameters are drawn by NumPy from
 the shapes, so every environment has the same ones. Inputs: `[n, 32, 32, 3]`, `[n, 3072]`, ids
-`[n, 64]` or sequences `[n, 64, 64]`.
+`[n, 64]` (`gpt-large`: 512) or sequences `[n, 64, 64]`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -287,13 +288,16 @@ MODELS: dict[str, Callable[[int], Model]] = {
     "vit": vit,
     "gpt": gpt,
     "rnn": rnn,
+    # On an accelerator.
+    "resnet18-plain": resnet18_plain,
+    "gpt-large": functools.partial(gpt, d=768, depth=12, tokens=512, vocabulary=8192),
 }
 
 
 def inputs(model: str, n: int, seed: int) -> np.ndarray:
     """Random examples for a model."""
     rng = np.random.default_rng(seed)
-    if model == "gpt":
-        return rng.integers(0, 512, (n, 64)).astype(np.int32)
+    if tokens := {"gpt": 64, "gpt-large": 512}.get(model):
+        return rng.integers(0, 512, (n, tokens)).astype(np.int32)
     shapes = {"mlp": (3072,), "mlp-paper": (3072,), "rnn": (64, 64)}
     return rng.standard_normal((n, *shapes.get(model, (32, 32, 3))), np.float32)

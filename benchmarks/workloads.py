@@ -46,10 +46,10 @@ class Workload:
         if self.degree:
             return f"degree {self.degree}"
         kind = "traced" if self.traced else "full"
-        if self.memory:
-            where = "to disk" if self.to_disk else "in memory"
-            return f"{self.n}x{self.n} {kind}, {self.outputs} outputs, {self.memory}, {where}"
-        return f"{self.n}x{self.m or self.n} {kind}, {self.outputs} outputs"
+        shape = f"{self.n}x{self.m or self.n} {kind}, {self.outputs} outputs"
+        if not self.memory:
+            return shape
+        return f"{shape}, {self.memory}, {'to disk' if self.to_disk else 'in memory'}"
 
 
 def kernels(

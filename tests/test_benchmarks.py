@@ -122,10 +122,26 @@ def test_networks_of_infinite_width_are_what_their_names_say():
     assert net.init_fn(jax.random.key(0), (2, 4, 4, 3))[0] == (2, 10)
 
 
-def test_a_kernel_in_blocks_is_the_kernel():
-    f, params = networks.rnn(1, 64, 8)
-    x1, x2 = networks.inputs("rnn", 3, 0)[:, :3], networks.inputs("rnn", 2, 1)[:, :3]
-    ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=0)
-    expected = ntk_fn(x1, x2, params)
-    found = gpu.in_blocks(ntk_fn, x1, x2, params, 2, 1)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+@pytest.mark.parametrize("memory", ["", "2GiB"])
+def test_rows_of_an_accelerator(memory, monkeypatch):
+    short = networks.inputs("rnn", 3, 0)[:, :3]
+    monkeypatch.setattr(networks, "inputs", lambda model, n, seed: short[:n] + seed)
+    monkeypatch.setitem(networks.MODELS, "rnn", lambda outputs: networks.rnn(outputs, 64, 8))
+    on_jax.arguments.cache_clear()
+    work = Workload("small", "rnn", 2, 3, 2, memory=memory)
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    rates = {precision: {"macs": 1e12, "bytes": 1e12} for precision in gpu.PRECISIONS}
+    rows = gpu.measure(work, rates)
+    on_jax.arguments.cache_clear()
+    names = ["Tangax"] if memory else ["Tangax", "JAX jacrev"]
+    assert [row["method"] for row in rows] == names * len(gpu.PRECISIONS)
+    assert all(0 < row["floor"] < row["seconds"] < row["first"] for row in rows)
+    assert all(row["deviation"] < 1e-5 for row in rows)
+    entry = {"shape": work.shape, "methods": rows}
+    results = {"date": "today", "device": "it", "jax": "0", "tangax": "1", "flags": "--a=1"}
+    text = gpu.page(results | {"rates": rates, "rows": {"small": entry}})
+    assert text.count("| small | 3x2 full") == len(rows) and "XLA_FLAGS `--a=1`" in text
+    faster = {**rows[0], "method": "it", "seconds": rows[0]["seconds"] / 2}
+    entry["methods"] = [rows[0], faster]
+    text = gpu.page(results | {"rates": rates, "rows": {"small": entry}})
+    assert "- `small`, highest: it takes 0.50 of Tangax's time." in text
