@@ -34,9 +34,10 @@ from workloads import WORKLOADS, Workload
 # Seconds to compile; for all warm runs of a method; of rounds there are as many.
 LIMIT, ENOUGH, ROUNDS = 15.0, 1.0, 5
 # The limit for methods whose time to compile is compared.
-PATIENCE = 45.0
-# A method whose first run, compiled before, is this many times Tangax's is not run again.
-HOPELESS = 3
+PATIENCE = 20.0
+# A method whose first run, compiled before, is this many times Tangax's is not run again; nor is
+# one that takes as many seconds.
+HOPELESS, SLOW = 3, 20.0
 # Seconds: what takes longer to compile is compiled once.
 LONG = 4.0
 # Of a kernel's largest entry.
@@ -155,7 +156,7 @@ def check(row: dict[str, Any], ours: dict[str, Any], kernel: np.ndarray) -> None
     row["deviation"] = float(np.abs(kernel - reference).max() / np.abs(reference).max())
     if not row["deviation"] < TOLERANCE:
         row["error"] = f"differs by {row['deviation']:.0e}"
-    elif row["first"] > HOPELESS * max(ours["first"], 0.1):
+    elif row["first"] > min(SLOW, HOPELESS * max(ours["first"], 0.1)):
         row["runs"] = [row["first"]]
 
 

@@ -174,8 +174,8 @@ def page(results: dict[str, Any]) -> str:
         "forward and backward passes and of the contraction in the orders that Tangax chose, "
         "over the rate of the product, or bytes over that of reading. Other columns: how many "
         "times Tangax's time a peer takes, medians of warm runs made in turn, or a single run "
-        "where that takes three times as long as Tangax's; the best peer is bold. Every kernel "
-        'was compared with Tangax\'s first. A limit ("> 15 s") counts compiling. '
+        "where that takes three times as long as Tangax's, or 20 s; the best peer is bold. Every "
+        'kernel was compared with Tangax\'s first. A limit ("> 15 s") counts compiling. '
         f"It took {results['minutes']:.0f} minutes.",
         "",
         *table(results),
