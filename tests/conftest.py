@@ -10,11 +10,6 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers side by side have one core each. XLA sizes its pools by NPROC; the often quoted flag
-    # `intra_op_parallelism_threads=1` changes nothing (measured on JAX 0.10.2 and 0.12).
-    for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
 
 import jax
 import jaxlib
@@ -35,6 +30,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--full", action="store_true", help="run the full product of cases (`make test-all`)"
     )
     parser.addoption("--crash", action="store_true", help="run what `make crash` runs")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Workers side by side have one core each.
+
+    Set before they start: plugins of theirs import NumPy before this file. XLA sizes its pools by
+    NPROC; the often quoted flag `intra_op_parallelism_threads=1` changes nothing (measured on JAX
+    0.10.2 and 0.12).
+    """
+    for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
