@@ -32,7 +32,7 @@ from tqdm import tqdm
 from workloads import WORKLOADS, Workload
 
 # Seconds to compile; for all warm runs of a method; of rounds there are as many.
-LIMIT, ENOUGH, ROUNDS = 15.0, 1.0, 5
+LIMIT, ENOUGH, ROUNDS = 15.0, 2.0, 5
 # The limit for methods whose time to compile is compared.
 PATIENCE = 20.0
 # A method whose first run, compiled before, is this many times Tangax's is not run again; nor is
