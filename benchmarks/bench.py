@@ -102,7 +102,7 @@ def too_much(work: Workload, method: str, size: int, free: float, seconds: float
     if work.degree or method not in ("jacobian", "vector products"):
         return None
     jacobians = 4 * (n + (work.m or 0)) * work.outputs * size
-    if method == "jacobian" and 2 * jacobians > free:
+    if method == "jacobian" and 3 * jacobians > free:  # they, and copies for products
         return f"Jacobians of {jacobians / 1e9:.0f} GB"
     passes = 2 * n * m * work.outputs * seconds / (n + (work.m or 0))
     if method == "vector products" and passes > LIMIT / 5:

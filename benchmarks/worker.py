@@ -25,7 +25,7 @@ import numpy as np
 from infinite import INFINITE
 from workloads import WORKLOADS
 
-MOMENT, QUICK = 0.1, 6.0
+MOMENT, QUICK = 0.1, 2.0
 
 
 class Peer:
