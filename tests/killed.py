@@ -1,5 +1,6 @@
 """A run that is killed: a kernel of 60 examples in 465 tiles to the path given."""
 
+import signal
 import sys
 
 import jax
@@ -23,6 +24,8 @@ class Telling(_filling.Halved):
 
 
 if __name__ == "__main__":
+    # A shell that runs the tests in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     jax.config.update("jax_enable_x64", True)
     _filling.Halved = Telling
     x = np.random.default_rng(0).standard_normal((60, 5, 5, 2))
