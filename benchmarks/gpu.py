@@ -191,7 +191,8 @@ def main() -> None:
         except Exception as error:  # out of memory: the other rows are still worth having
             print(f"{work.name}: {type(error).__name__}: {error}"[:200], flush=True)
             continue
-        results["rows"][work.name] = {"shape": work.shape, "methods": rows}
+        measured = results["rows"] | {work.name: {"shape": work.shape, "methods": rows}}
+        results["rows"] = {w.name: measured[w.name] for w in ROWS if w.name in measured}
         for row in rows:
             print(
                 f"{work.name:24} {row['method']:11} {row['precision']:8} "

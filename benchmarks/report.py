@@ -118,6 +118,22 @@ def cell(row: Row, auto: Row) -> str:
 
 
 COLUMNS = [name for (peer, method), name in SHORT.items() if method != "taylor"]
+# Where the time of rows that fall short goes, as it was found on the machine of 2026-11-26.
+WHY = [
+    "The MLP and Taylor rows are products of few rows with large matrices. XLA of JAX 0.12 and of "
+    "0.4.25, on which Neural Tangents runs, differ there by machine: 20x3072 by 3072x2048 in 2.6 "
+    "ms against 2.3 on that of 2026-11-26, in 7.4 against 4.2 on that of the day before, where the "
+    "Taylor rows were at 0.75 to 0.92 of Neural Tangents' time. At any degree both do the same "
+    "products: XLA merges those that nested derivatives repeat.",
+    "",
+    "`mixer`, `vit`, `gpt`: products of 80 to 128 rows with themselves reach 50 to 65 G "
+    "multiply-adds a second where square ones reach 84, and fresh memory is dear: with large pages "
+    "(docs/how-it-works.md) `gpt 64x64 full` takes 0.66 of the time, `vit` 0.9. Machines are "
+    "noisy: `vit` was measured four times, 1.00, 1.07, 1.09 and 1.11 of PyTorch's.",
+    "",
+    "15 times `nt.batch` on `cnn 200x200` is below the floor; 3 times the best peer would be 0.86 "
+    "of it, on `gpt 16x16` 0.96. First calls are XLA compiling for two thirds of their time.",
+]
 
 
 def table(results: dict[str, Any]) -> list[str]:
@@ -219,24 +235,6 @@ def page(results: dict[str, Any]) -> str:
     for peer, why in results["missing"].items():
         lines += ["", f"{NAMES[peer]} could not be installed: {why}"]
     return "\n".join(lines) + "\n"
-
-
-# Where the time of rows that fall short goes, as it was found on the machine of 2026-11-26.
-WHY = [
-    "The MLP and Taylor rows are products of few rows with large matrices. XLA of JAX 0.12 and of "
-    "0.4.25, on which Neural Tangents runs, differ there by machine: 20x3072 by 3072x2048 in 2.6 "
-    "ms against 2.3 on that of 2026-11-26, in 7.4 against 4.2 on that of the day before, where the "
-    "Taylor rows were at 0.75 to 0.92 of Neural Tangents' time. At any degree both do the same "
-    "products: XLA merges those that nested derivatives repeat.",
-    "",
-    "`mixer`, `vit`, `gpt`: products of 80 to 128 rows with themselves reach 50 to 65 G "
-    "multiply-adds a second where square ones reach 84, and fresh memory is dear: with large pages "
-    "(docs/how-it-works.md) `gpt 64x64 full` takes 0.66 of the time, `vit` 0.9. Machines are "
-    "noisy: `vit` was measured four times, 1.00, 1.07, 1.09 and 1.11 of PyTorch's.",
-    "",
-    "15 times `nt.batch` on `cnn 200x200` is below the floor; 3 times the best peer would be 0.86 "
-    "of it, on `gpt 16x16` 0.96. First calls are XLA compiling for two thirds of their time.",
-]
 
 
 def infinite_table(results: dict[str, Any]) -> list[str]:

@@ -12,14 +12,10 @@ from tangax import _filling
 
 
 class Telling(_filling.Halved):
-    """Tells of every tile, for whoever is to kill it then, and waits for a line in return.
-
-    At the end of its input it waits no more.
-    """
+    """Tells of every tile, for whoever is to kill it then."""
 
     def tile(self, first, second):
         print("tile", flush=True)
-        sys.stdin.readline()
         return super().tile(first, second)
 
 

@@ -27,21 +27,28 @@ def test_the_two_resnets_are_one():
     np.testing.assert_allclose(f(params, x), g(same, x), rtol=1e-5)
 
 
+@pytest.fixture
+def short_rnn(monkeypatch):
+    """The network `rnn` with few units, and three steps of its inputs."""
+    short = networks.inputs("rnn", 3, 0)[:, :3]
+    monkeypatch.setattr(networks, "inputs", lambda model, n, seed: short[:n] + seed)
+    monkeypatch.setitem(networks.MODELS, "rnn", lambda outputs: networks.rnn(outputs, 64, 8))
+    on_jax.arguments.cache_clear()
+    yield
+    on_jax.arguments.cache_clear()
+
+
 def small(traced, m=None):
     return Workload("small", "rnn", 2, 2, m, traced)
 
 
 @pytest.mark.parametrize("work", [small(True), small(False, 1)], ids=lambda w: w.shape)
-def test_peers_compute_the_same_kernel(work, monkeypatch):
-    short = networks.inputs("rnn", 2, 0)[:, :3]
-    monkeypatch.setattr(networks, "inputs", lambda model, n, seed: short[:n] + seed)
-    monkeypatch.setitem(networks.MODELS, "rnn", lambda outputs: networks.rnn(outputs, 64, 8))
-    on_jax.arguments.cache_clear()
+@pytest.mark.usefixtures("short_rnn")
+def test_peers_compute_the_same_kernel(work):
     f, params, x1, x2 = on_jax.arguments(work)
     expected = nt.empirical_ntk_fn(f, on_jax.trace_axes(work), vmap_axes=0)(x1, x2, params)
     for make in peer_jax.methods(work).values():
         np.testing.assert_allclose(make()(), expected, rtol=1e-4, atol=1e-4)
-    on_jax.arguments.cache_clear()
 
 
 def test_a_floor_is_that_of_the_slower_resource():
@@ -123,16 +130,12 @@ def test_networks_of_infinite_width_are_what_their_names_say():
 
 
 @pytest.mark.parametrize("memory", ["", "2GiB"])
+@pytest.mark.usefixtures("short_rnn")
 def test_rows_of_an_accelerator(memory, monkeypatch):
-    short = networks.inputs("rnn", 3, 0)[:, :3]
-    monkeypatch.setattr(networks, "inputs", lambda model, n, seed: short[:n] + seed)
-    monkeypatch.setitem(networks.MODELS, "rnn", lambda outputs: networks.rnn(outputs, 64, 8))
-    on_jax.arguments.cache_clear()
     work = Workload("small", "rnn", 2, 3, 2, memory=memory)
     monkeypatch.setattr(gpu, "ROUNDS", 1)
     rates = {precision: {"macs": 1e12, "bytes": 1e12} for precision in gpu.PRECISIONS}
     rows = gpu.measure(work, rates)
-    on_jax.arguments.cache_clear()
     names = ["Tangax"] if memory else ["Tangax", "JAX jacrev"]
     assert [row["method"] for row in rows] == names * len(gpu.PRECISIONS)
     assert all(0 < row["floor"] < row["seconds"] < row["first"] for row in rows)

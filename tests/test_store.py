@@ -379,15 +379,14 @@ CHILD = Path(__file__).with_name("killed.py")
 
 def child(path):
     env = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "1"}
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([sys.executable, CHILD, path], env=env, **pipes)
+    return subprocess.Popen(
+        [sys.executable, CHILD, path], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def stopped(path, how, lines):
-    """A child that is stopped at a random moment of the last of so many tiles, or after it."""
+    """A child that is stopped at a random moment after it has told of so many tiles."""
     process = child(path)
-    process.stdin.write(b"\n" * lines)
-    process.stdin.flush()
     for _ in range(lines):
         assert process.stdout.readline() == b"tile\n", process.stderr.read().decode()
     time.sleep(random.uniform(0, 0.01))

@@ -37,9 +37,10 @@ WORTH = 10**8
 # Entries that stay in a processor's cache, or fill an accelerator.
 CACHE = {"cpu": 2**20}
 FILL = 2**26
-# Rows of a strip of a symmetric kernel, of which there are two to four. Two took 0.95 of the time
-# of one for 32 to 96 rows and for 256, 0.97 to 1.06 for 128 to 192: their product is good whole.
+# Rows of a strip of a symmetric kernel, of which there are up to four. On a CPU at least two, which
+# took 0.95 of the time of one for 32 to 96 rows and for 256, but not for 128 to 192 (0.97 to 1.06).
 ROWS = 256
+STRIPS = {"cpu": 2}
 WHOLE = range(128, 256)
 
 # Orders in which one side passes by example by example.
@@ -107,7 +108,8 @@ def in_pieces(f1: Factor, f2: Factor, frame: Frame, entries: int) -> list[Cost]:
     n, k, j = examples(f1), groups(f1), units(f1)
     strips = 1
     if f1 is f2 and isinstance(f1, Factored) and not frame.joint and rows(f1) not in WHOLE:
-        strips = max(1, min(n, max(2, min(4, rows(f1) // ROWS))))
+        least = STRIPS.get(jax.default_backend(), 1)
+        strips = max(1, min(n, 4, max(least, rows(f1) // ROWS)))
     tiles = (max(1, -(-n // strips)), examples(f2))
     whole = cost(f1, f2, frame, Term("materialise", tiles, k, j))
     if not alike(f1, f2):
