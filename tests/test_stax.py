@@ -864,6 +864,26 @@ MISTAKES = {
         TypeError,
         r"x1 must be an array",
     ),
+    "a list for the other": (
+        lambda: stax.Dense(2).kernel_fn(np.ones((1, 2)), [[1.0, 2.0]]),
+        TypeError,
+        r"x2 must be an array.* got float as x2\[0\]\[0\].*jnp.asarray\(x2\)",
+    ),
+    "a kernel for the other": (
+        lambda: stax.Dense(2).kernel_fn(np.ones((2, 3)), "ntk"),
+        TypeError,
+        r"x2 must be an array, got 'ntk'. Name kernels by get='ntk'",
+    ),
+    "parameters": (
+        lambda: stax.Dense(2).kernel_fn(np.ones((2, 3)), None, [np.ones((3, 2))]),
+        TypeError,
+        r"get must be .*got list.*takes no parameters",
+    ),
+    "a key": (
+        lambda: stax.Dense(2).kernel_fn(KEY, np.ones((2, 3))),
+        TypeError,
+        r"x1 must hold numbers, got key",
+    ),
     "complex": (
         lambda: stax.Dense(2).kernel_fn(np.ones((2, 3), complex)),
         TypeError,
@@ -897,6 +917,85 @@ def test_mistakes_are_named(name):
     call, error, message = MISTAKES[name]
     with pytest.raises(error, match=message):
         call()
+
+
+# --- Under every setting of JAX
+
+
+def everything():
+    """Layers of every kind in one network, and an input of it."""
+    conv = lambda: stax.Conv(2, (2, 1), padding="SAME", W_std=1.2, b_std=0.1)  # noqa: E731
+    main = stax.serial(stax.Relu(), conv())
+    block = stax.serial(stax.FanOut(2), stax.parallel(main, stax.Identity()), stax.FanInSum())
+    join = stax.serial(stax.FanOut(2), stax.parallel(conv(), conv()), stax.FanInConcat())
+    functions = [stax.Erf(), stax.Gelu(), stax.Sin(), stax.ABRelu(-0.5, 1.0)]
+    functions += [stax.ElementwiseNumerical(jnp.tanh, 2)]
+    functions += [stax.Elementwise(jnp.square, lambda c, p, q: p * q + 2 * c**2)]
+    dense = [layer for each in functions for layer in (stax.Dense(2, b_std=0.1), each)]
+    return stax.serial(
+        *(stax.Conv(2, (1, 1)), block, stax.LayerNorm(), stax.Cos(), join),
+        *(stax.AvgPool((2, 1)), stax.SumPool((1, 2)), conv(), stax.Dropout(0.9)),
+        *(stax.Aggregate(), stax.GlobalAvgPool(), *dense, stax.Flatten(), stax.Dense(1)),
+    )
+
+
+SETTINGS = {
+    "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "strict dtypes": lambda: jax.numpy_dtype_promotion("strict"),
+    "nans": lambda: jax.debug_nans(True),
+    "leaks": jax.checking_leaks,
+    "no jit": jax.disable_jit,
+}
+
+
+def gradients(call):
+    """Of both kernels, of values equal to one another, and of the finite network, in float32."""
+    init_fn, apply_fn, kernel_fn = everything()
+    x = drawn(2, 3, 2, 2, dtype=np.float32)
+    pattern = np.abs(drawn(2, 2, 1, 2, 1, seed=1, dtype=np.float32))
+
+    def total(a, b):
+        k = kernel_fn(a, b, pattern=(pattern, pattern))
+        return jnp.sum(k.nngp + k.ntk)
+
+    def finite(x):
+        params = jax.tree.map(lambda w: w.astype(np.float32), init_fn(KEY, x.shape)[1])
+        return jnp.sum(apply_fn(params, x, rng=KEY, pattern=pattern))
+
+    return call(jax.grad(total))(x, x.copy()), call(jax.grad(finite))(x)
+
+
+@functools.cache
+def plain_gradients():
+    return gradients(functools.partial(jax.jit, compiler_options=QUICK))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_of_jax(setting):
+    """Nothing is promoted, not a number, leaked or dependent on `jit`, forward and backward."""
+    quick = functools.partial(jax.jit, compiler_options=QUICK)
+    expected = plain_gradients()
+    with SETTINGS[setting]():
+        found = gradients((lambda f: f) if setting == "no jit" else quick)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_calls_under_settings_of_jax(setting):
+    """What is not traced: values that tell whether inputs are equal, sparse patterns, blocks."""
+    net = stax.serial(stax.Dense(2), stax.Aggregate(implementation="SPARSE"), stax.Relu())
+    edges = np.array([[[[0, 1]], [[0, 0]]], [[[1, -1]], [[0, 0]]]])
+    x = drawn(2, 2, 1, dtype=np.float32)
+    expected = net.kernel_fn(x, None, "ntk", pattern=edges)
+    with SETTINGS[setting]():
+        params = jax.tree.map(lambda w: w.astype(np.float32), net.init_fn(KEY, x.shape)[1])
+        assert net.apply_fn(params, x, pattern=edges).dtype == np.float32
+        for other in (None, x.copy(), x.astype(np.int32)):
+            found = net.kernel_fn(x, other, "ntk", pattern=(edges, edges))
+            if other is None or other.dtype == x.dtype:
+                np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 # --- Against finite networks

@@ -29,6 +29,9 @@ def Relu(do_stabilize: bool = False) -> Layer:
         K' = (sqrt(p q - c^2) + (pi - theta) c) / (2 pi)
         dK'/dc = (pi - theta) / (2 pi),        cos(theta) = c / sqrt(p q)
 
+    Derivatives: `K'` of parallel inputs has two, `dK'/dc` none. Of it and at an input that is zero
+    they are the mean over all directions, where infinite without what is: never NaN.
+
     Args:
         do_stabilize: nothing; variances are never multiplied here, so none is too large.
 
@@ -266,6 +269,7 @@ def ElementwiseNumerical(
 
     and with `f'` in place of `f` for the derivative. The error falls fast with `deg` for smooth
     functions; slowly for those with a kink, or of inputs so large that they seem to have one.
+    Derivatives are quadratures of theirs, by Price's theorem; of a kink the first of `K'` only.
 
     Args:
         fn: the function, of arrays, entry by entry.
@@ -309,6 +313,8 @@ def Elementwise(
     """Any function, with its kernel from you.
 
         K' = nngp_fn(c, p, q)        dK'/dc = d_nngp_fn(c, p, q)
+
+    Derivatives of kernels are theirs by JAX. At equal inputs they are asked for at `c = p = q`.
 
     Args:
         fn: the function, of arrays, entry by entry.

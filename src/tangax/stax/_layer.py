@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from .._compiled import Compiled
-from .._get import AnalyticKernel, canonical_get, kernel_tuple
+from .._get import AnalyticKernel, canonical_get, is_get, kernel_tuple
 from .._kernel import full_precision
 from .._sides import are_equal, is_pair
-from .._trees import is_concrete
+from .._trees import describe, is_concrete, named_leaves
 from ._blocked import blocked
 from ._covariance import Covariance, Need
 
@@ -46,6 +47,9 @@ class KernelFn:
     Shapes: `[n, m]` after `Flatten` or global pooling. Outputs that have positions give all pairs
     of them, `[n, m, h, h', w, w']`: examples first, wherever the network has them. The dtype is
     that of the inputs, float32 for integers and shorter floats.
+
+    Derivatives: those of the formulas, of all orders, in `x1`, `x2` or both; an `x2` with the
+    values of `x1` moves by itself. `docs/infinite-width.md` says what stands for missing ones.
 
     Raises: `NotImplementedError` naming a layer that has no closed form there; `ValueError` and
     `TypeError` for inputs that a layer cannot take.
@@ -83,13 +87,13 @@ class KernelFn:
         which equal inputs share. A network that begins with `parallel` takes a tuple or list of
         inputs. It can be wrapped in `jax.jit`.
         """
-        names = canonical_get(get)
-        unknown = sorted(set(kwargs) - {"pattern", "rng"})
-        if unknown:
-            raise TypeError(f"kernel_fn has no argument {unknown[0]!r}; it takes get and pattern.")
+        names = names_of(get)
+        check_keywords(kwargs)
+        x2 = x2 if jax.tree.leaves(x2) else x1
+        check_arrays("x1", x1)
+        check_arrays("x2", x2)
         given = kwargs.get("pattern")
         pattern: Any = given if is_pair(given) else (given, given)
-        x2 = x1 if x2 is None else x2
         same, one = sameness((x1, pattern[0]), (x2, pattern[1]))
         kernels = self._compiled(names, same, x1, None if one else x2, pattern)
         return kernels[0] if isinstance(get, str) else kernel_tuple(names, AnalyticKernel)(*kernels)
@@ -174,6 +178,41 @@ def sameness(first: Any, second: Any) -> tuple[bool | None, bool]:
     told = are_equal(leaves1, leaves2)
     same = bool(told) if is_concrete(told) else None
     return same, same is True and is_concrete((leaves1, leaves2))
+
+
+def names_of(get: Any) -> tuple[str, ...]:
+    """The kernels that `get` names."""
+    if not (is_get(get) or (isinstance(get, (tuple, list)) and not get)):
+        raise TypeError(
+            f"get must be 'nngp', 'ntk', a tuple of them or None (both), got {describe(get)}. "
+            "kernel_fn(x1, x2, get) of a stax network takes no parameters: its width is infinite. "
+            "Kernels of a finite network are nt.empirical_kernel_fn(apply_fn)(x1, x2, params)."
+        )
+    return canonical_get(get)
+
+
+def check_keywords(kwargs: dict[str, Any]) -> None:
+    """Only keyword arguments that a call takes."""
+    unknown = sorted(set(kwargs) - {"pattern", "rng"})
+    if unknown:
+        raise TypeError(
+            f"kernel_fn has no argument {unknown[0]!r}; it takes x1, x2, get and, for Aggregate, "
+            "pattern."
+        )
+
+
+def check_arrays(name: str, x: Any) -> None:
+    """Arrays of numbers, one for each input of the network."""
+    for path, leaf in named_leaves(name, x) or [(name, x)]:
+        if isinstance(leaf, str):
+            raise TypeError(f"{path} must be an array, got {leaf!r}. Name kernels by get={leaf!r}.")
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"{name} must be an array, or for a network of several inputs a list of them, got "
+                f"{describe(leaf)} as {path}. Make it an array: jnp.asarray({name})."
+            )
+        if not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
+            raise TypeError(f"{path} must hold numbers, got {describe(leaf)}.")
 
 
 def no_closed_form(name: str, why: str) -> NotImplementedError:

@@ -95,7 +95,7 @@ def Dropout(rate: float, mode: str = "train") -> Layer:
         K' = K / rate of one variable with itself, else K      in training; in testing the identity
 
     Examples of x1 and x2 are the same, with the same masks, where all of x1 and x2 are equal, or x2
-    is `None`; else none of them are.
+    is `None`; else none of them are. Derivatives at equal inputs are those of shared masks.
 
     Args:
         rate: the probability of keeping an entry.
