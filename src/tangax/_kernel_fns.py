@@ -16,6 +16,7 @@ from ._get import canonical_get, is_get, kernel_tuple
 from ._kernel import check_precision, finish, full_precision, nngp
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
+from ._meshes import automatic
 from ._plan import Plan, make_plan
 from ._planner import OutputPlan
 from ._reference import jacobian_contraction, ntk_vector_products
@@ -210,7 +211,7 @@ class NtkFn:
             self._check(self._pair(what, x1, x2, params, kwargs))
             if key is not None:
                 self._checked.add(key)
-        return self._compiled.of_split(static, arrays)
+        return automatic(lambda arrays: self._compiled.of_split(static, arrays), arrays)
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """What is asked for: "factors" of x1, or a tuple of kernels by name."""

@@ -20,6 +20,7 @@ import numpy as np
 from . import _jaxpr, _modes, _run, _sites
 from ._factors import Factor, Factored, Materialised, cotangent, with_cotangent
 from ._memory import nbytes
+from ._meshes import shape_like, varying, varying_axes
 from ._planner import Load
 from ._sides import Pair, Side
 from ._trees import kernel_dtype
@@ -144,6 +145,7 @@ class Linear:
     taps: Any
     leaves: list[jax.Array]
     unit: ByLeaf
+    in_sequence: bool = False
     fixed: list[list[Any]] | None = None
 
     def whole(self) -> Factors:
@@ -200,13 +202,15 @@ class Linear:
         n = () if self.n is None else (self.n,)
 
         def pull(e: list[jax.Array]) -> list[Any]:
-            (G,) = self.pullback([jnp.broadcast_to(a, (*n, *a.shape)) for a in e])
+            seeds = [jnp.broadcast_to(a, (*n, *a.shape)) for a in e]
+            pairs = zip(seeds, self.outputs, strict=True)
+            (G,) = self.pullback([varying(a, varying_axes(y)) for a, y in pairs])
             return G
 
         def collected(G: list[Any], records: list[Any]) -> ByLeaf:
             return _run.collected(self.program, len(self.leaves), G, records)
 
-        every = jax.vmap(pull)
+        every = _modes.in_turn(pull) if self.in_sequence else jax.vmap(pull)
         if jax.default_backend() == "cpu" and _jaxpr.convolves(self.program.jaxpr):
             every = _jaxpr.channels_last(every)
         G = every(cotangents)
@@ -257,7 +261,7 @@ def check_halves(first: Any, second: Any) -> None:
 def trace_side(side: Side, leaves: list[jax.Array]) -> _sites.Program:
     """The program of one example."""
     data = [
-        jax.ShapeDtypeStruct((*d.shape[:a], *d.shape[a + 1 :]), d.dtype)
+        shape_like(d, (*d.shape[:a], *d.shape[a + 1 :]))
         for d, a in zip(side.data, side.axes, strict=True)
     ]
     return _sites.find(_jaxpr.trace(side.example, leaves, data), len(leaves))
@@ -283,15 +287,17 @@ def linearise(pair: Pair, side: Side) -> Source:
     leaves, meta = pair.params.leaves, meta_of(pair, side)
     program = trace_side(side, leaves)
     try:
-        source = by_reverse_mode(side, leaves, program, meta)
-        if meta.shapes:
-            return replace(source, unit=jax.eval_shape(lambda: source.block(0, jnp.zeros(1, int))))
+        return by_reverse_mode(side, leaves, program, meta)
+    except _modes.REFUSALS as refusal:
+        if not _modes.has_reverse_mode(lambda w: side.batch(w, side.data), leaves):
+            logger.info("f has no reverse mode: its whole Jacobian is taken in forward mode.")
+            return by_forward_mode(side, leaves, meta)
+        try:
+            source = by_reverse_mode(replace(side, in_sequence=True), leaves, program, meta)
+        except _modes.REFUSALS:
+            raise refusal from None
+        logger.info("vmap refuses f: examples and outputs are taken one after the other.")
         return source
-    except (TypeError, ValueError, NotImplementedError):
-        if _modes.has_reverse_mode(lambda w: side.batch(w, side.data), leaves):
-            raise
-        logger.info("f has no reverse mode: its whole Jacobian is taken in forward mode.")
-        return by_forward_mode(side, leaves, meta)
 
 
 def by_reverse_mode(
@@ -306,8 +312,23 @@ def by_reverse_mode(
     taps = _run.zeros(program)
     if side.n is not None:
         taps = jax.tree.map(lambda z: jnp.zeros((side.n, *z.shape), z.dtype), taps)
+    taps = varying(taps, varying_axes(leaves, side.data))
     outputs, pullback, records = jax.vjp(lambda taps: side.map(run, taps), taps, has_aux=True)
-    return Linear(meta, side.placed(outputs), program, pullback, records, side.n, taps, leaves, [])
+    source = Linear(
+        meta,
+        side.placed(outputs),
+        program,
+        pullback,
+        records,
+        side.n,
+        taps,
+        leaves,
+        unit=[],
+        in_sequence=side.in_sequence,
+    )
+    if not meta.shapes:
+        return source
+    return replace(source, unit=jax.eval_shape(lambda: source.block(0, jnp.zeros(1, int))))
 
 
 def by_forward_mode(side: Side, leaves: list[jax.Array], meta: Meta) -> Factors:

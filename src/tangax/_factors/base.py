@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _jaxpr
+from .._meshes import shape_like
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class View:
         """
         if all(move.in_order for move in self.steps):  # most views; saves a trace
             return J.reshape(J.shape[0], *self.aval.shape)
-        transpose = jax.linear_transpose(self.apply, jax.ShapeDtypeStruct(self.aval.shape, J.dtype))
+        transpose = jax.linear_transpose(self.apply, shape_like(J, self.aval.shape))
         return jax.vmap(lambda g: transpose(g)[0])(J)
 
 
