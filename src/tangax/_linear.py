@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -133,6 +133,7 @@ class Linear:
 
     `pullback` takes cotangents of the outputs to those of the zeros added at sites, shaped as
     `taps`; `records`: what the sites kept; `unit`: shapes of the factors of one output;
+    `whole_leaves`: those whose Jacobians are taken whole from `f` itself, by `whole_pullback`;
     `fixed`: the factors `A`, once computed.
     """
 
@@ -146,11 +147,13 @@ class Linear:
     leaves: list[jax.Array]
     unit: ByLeaf
     in_sequence: bool = False
+    whole_leaves: tuple[int, ...] = ()
+    whole_pullback: Callable[..., Any] = lambda seeds: ([],)
     fixed: list[list[Any]] | None = None
 
     def whole(self) -> Factors:
         """The factors of all outputs, from one backward pass for each."""
-        return Factors(self.outputs, self._taken(_run.basis(self._examples())), self.meta)
+        return Factors(self.outputs, self.taken(_run.basis(self._examples())), self.meta)
 
     def block(self, output: int, index: Any) -> ByLeaf:
         """Some of the entries of one output."""
@@ -160,7 +163,7 @@ class Linear:
             if r == output:
                 rows = rows.at[jnp.arange(len(index)), index].set(1)
             cotangents.append(rows.reshape(len(index), *y.shape))
-        by_leaf = self._taken(cotangents)
+        by_leaf = self.taken(cotangents)
         if self.fixed is None:
             return by_leaf
         return [
@@ -197,15 +200,15 @@ class Linear:
         n = () if self.n is None else (self.n,)
         return [jax.ShapeDtypeStruct((*n, *y.shape), y.dtype) for y in self._examples()]
 
-    def _taken(self, cotangents: list[jax.Array]) -> ByLeaf:
+    def taken(self, cotangents: list[jax.Array]) -> ByLeaf:
         """The factors for cotangents `[o, *output.shape]` of one example, the same for all."""
         n = () if self.n is None else (self.n,)
 
-        def pull(e: list[jax.Array]) -> list[Any]:
+        def pull(e: list[jax.Array]) -> tuple[list[Any], list[Any]]:
             seeds = [jnp.broadcast_to(a, (*n, *a.shape)) for a in e]
             pairs = zip(seeds, self.outputs, strict=True)
-            (G,) = self.pullback([varying(a, varying_axes(y)) for a, y in pairs])
-            return G
+            seeds = [varying(a, varying_axes(y)) for a, y in pairs]
+            return self.pullback(seeds)[0], self.whole_pullback(seeds)[0]
 
         def collected(G: list[Any], records: list[Any]) -> ByLeaf:
             return _run.collected(self.program, len(self.leaves), G, records)
@@ -213,10 +216,17 @@ class Linear:
         every = _modes.in_turn(pull) if self.in_sequence else jax.vmap(pull)
         if jax.default_backend() == "cpu" and _jaxpr.convolves(self.program.jaxpr):
             every = _jaxpr.channels_last(every)
-        G = every(cotangents)
+        G, whole = every(cotangents)
+        found: ByLeaf
         if self.n is None:
-            return jax.tree.map(lambda a: a[None], collected(G, self.records))
-        return jax.vmap(collected, in_axes=(1, 0), axis_size=self.n)(G, self.records)
+            found = jax.tree.map(lambda a: a[None], collected(G, self.records))
+        else:
+            found = jax.vmap(collected, in_axes=(1, 0), axis_size=self.n)(G, self.records)
+        for leaf, J in zip(self.whole_leaves, whole, strict=True):
+            J = J[:, None] if self.n is None else J
+            J = jnp.swapaxes(J, 0, 1).reshape(*J.shape[1::-1], self.leaves[leaf].size)
+            found[leaf] = [Materialised(J)]
+        return found
 
 
 def on_cotangents(function: Callable[[jax.Array], jax.Array], by_leaf: ByLeaf) -> ByLeaf:
@@ -281,19 +291,24 @@ def meta_of(pair: Pair, side: Side) -> Meta:
     )
 
 
-def linearise(pair: Pair, side: Side) -> Source:
-    """The factors of one side, on demand; all at once where `f` has no reverse mode."""
+def linearise(pair: Pair, side: Side, whole: Collection[str] = ()) -> Source:
+    """The factors of one side, on demand; all at once where `f` has no reverse mode.
+
+    `whole`: paths of leaves whose factors are not to be trusted.
+    """
     assert pair.params is not None
     leaves, meta = pair.params.leaves, meta_of(pair, side)
     program = trace_side(side, leaves)
+    known = tuple(i for i, path in enumerate(pair.params.paths) if path in whole)
     try:
-        return by_reverse_mode(side, leaves, program, meta)
+        return by_reverse_mode(side, leaves, program, meta, known)
     except _modes.REFUSALS as refusal:
         if not _modes.has_reverse_mode(lambda w: side.batch(w, side.data), leaves):
             logger.info("f has no reverse mode: its whole Jacobian is taken in forward mode.")
             return by_forward_mode(side, leaves, meta)
         try:
-            source = by_reverse_mode(replace(side, in_sequence=True), leaves, program, meta)
+            side = replace(side, in_sequence=True)
+            source = by_reverse_mode(side, leaves, program, meta, known)
         except _modes.REFUSALS:
             raise refusal from None
         logger.info("vmap refuses f: examples and outputs are taken one after the other.")
@@ -301,7 +316,11 @@ def linearise(pair: Pair, side: Side) -> Source:
 
 
 def by_reverse_mode(
-    side: Side, leaves: list[jax.Array], program: _sites.Program, meta: Meta
+    side: Side,
+    leaves: list[jax.Array],
+    program: _sites.Program,
+    meta: Meta,
+    whole: tuple[int, ...],
 ) -> Linear:
     """One forward pass over all examples, with zeros added at the sites."""
 
@@ -326,9 +345,29 @@ def by_reverse_mode(
         unit=[],
         in_sequence=side.in_sequence,
     )
+    if whole:
+        pullback = by_whole_leaves(side, leaves, whole)
+        source = replace(source, whole_leaves=whole, whole_pullback=pullback)
     if not meta.shapes:
         return source
     return replace(source, unit=jax.eval_shape(lambda: source.block(0, jnp.zeros(1, int))))
+
+
+def by_whole_leaves(
+    side: Side, leaves: list[jax.Array], whole: tuple[int, ...]
+) -> Callable[..., Any]:
+    """The pull-back of every example's outputs to some leaves, by `jax.vjp` of `f` alone."""
+    n = () if side.n is None else (side.n,)
+    zeros = [jnp.zeros((*n, *leaves[i].shape), leaves[i].dtype) for i in whole]
+    zeros = varying(zeros, varying_axes(leaves, side.data))
+
+    def example(data: list[jax.Array], *steps: jax.Array) -> list[jax.Array]:
+        ws = list(leaves)
+        for i, step in zip(whole, steps, strict=True):
+            ws[i] = ws[i] + step
+        return side.example(ws, data)
+
+    return jax.vjp(lambda zeros: side.map(example, *zeros), zeros)[1]
 
 
 def by_forward_mode(side: Side, leaves: list[jax.Array], meta: Meta) -> Factors:

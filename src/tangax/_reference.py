@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ._axes import KernelAxes
+from ._meshes import varying, varying_axes
 from ._modes import REFUSALS, has_forward_mode, in_turn, jacobian
 from ._sides import Pair, Side, place_batch
 from ._trees import kernel_dtype
@@ -101,8 +102,8 @@ def output_by_columns(pair: Pair, ax: KernelAxes, r: int) -> jax.Array:
     each = in_turn if first.in_sequence else jax.vmap
 
     def columns(data1: list[jax.Array], data2: list[jax.Array]) -> jax.Array:
-        _, pullback = jax.vjp(lambda w: second.example(w, data2)[r], leaves)
-        basis = jnp.eye(q, dtype=second.outputs[r].dtype).reshape(q, *example2)
+        y, pullback = jax.vjp(lambda w: second.example(w, data2)[r], leaves)
+        basis = varying(jnp.eye(q, dtype=y.dtype).reshape(q, *example2), varying_axes(y))
 
         def column(e: jax.Array) -> jax.Array:
             (tangent,) = pullback(e)

@@ -367,10 +367,16 @@ def first_other(side: Side) -> int:
     return int(differs.argmax()) or side.n - 1
 
 
-def moved(leaves: list[jax.Array]) -> list[jax.Array]:
+def moved(leaves: list[jax.Array], share: float = 0.1, seed: int = 0) -> list[jax.Array]:
     """Parameters a little away: at the given ones, a head of zeros may hide what happens below."""
-    rng = np.random.default_rng(0)
-    return [w + jnp.asarray(0.1 * rng.standard_normal(w.shape), w.dtype) for w in leaves]
+    rng = np.random.default_rng(seed)
+
+    def step(w: jax.Array) -> jax.Array:
+        size = float(np.sqrt(np.mean(np.square(np.asarray(w, np.float64))))) if w.size else 0.0
+        size = size if 0 < size < np.inf else 1.0
+        return w + jnp.asarray(share * size * rng.standard_normal(w.shape), w.dtype)
+
+    return list(map(step, leaves))
 
 
 def is_close(a: jax.Array, b: jax.Array, eps: float) -> bool:
