@@ -45,7 +45,7 @@ def loops(p, x):
 
 
 def views(p, x):
-    turned = x @ p["w"].T + jnp.tanh(x) @ p["w"][::-1]
+    turned = x @ p["y"].T + jnp.tanh(x) @ p["y"][::-1] + x @ p["w"].T
     joined = x @ jnp.concatenate([p["a"], p["c"]], 1)
     both = jnp.tanh(x @ p["w"][:, 1:3]) @ p["w"][:2]
     flat = jnp.concatenate([p["a"].ravel(), p["c"].ravel()])
@@ -71,7 +71,7 @@ SHAPES = {
     convolution: {"k": (3, 1, 4), "b": (2,)},
     lookup: {"t": (5, 3), "w": (3, 2)},
     loops: {"layers": (3, 4, 4), "u": (4, 4), "b": (4,), "first": (4,)},
-    views: {"w": (4, 4), "a": (4, 2), "c": (4, 2), "z": (4,)},
+    views: {"w": (4, 4), "y": (4, 4), "a": (4, 2), "c": (4, 2), "z": (4,)},
     complex_data: {"w": (4, 3), "g": (4,)},
     unknown: {"w": (4, 3), "b": (3,)},
 }
