@@ -255,6 +255,44 @@ def test_other_blocks_and_rules_and_constants(path):
         nt.batch(with_rule(2.0), 3, store=path.with_name("r"))(X1, None, PARAMS)
 
 
+def test_rules_of_derivation_in_a_loop(path):
+    """Forward mode alone goes through it, and meets the rule."""
+
+    def looped(slope):
+        act = jax.custom_jvp(jnp.tanh)
+        act.defjvp(lambda p, t: (act(*p), slope * t[0]))
+        step = lambda s: (s[0] + 1, act(s[1]))  # noqa: E731
+        f = lambda p, x: jax.lax.while_loop(lambda s: s[0] < 2, step, (0, conv(p, x)))[1]  # noqa: E731
+        return nt.empirical_ntk_fn(f, vmap_axes=0)
+
+    found = nt.batch(looped(2.0), 3, store=path)(X1, None, PARAMS)
+    assert_equal(found[...], nt.batch(looped(2.0), 3)(X1, None, PARAMS))
+    np.testing.assert_array_equal(
+        nt.batch(looped(2.0), 3, store=path)(X1, None, PARAMS)[...], found[...]
+    )
+    with pytest.raises(ValueError, match="these differ: function"):
+        nt.batch(looped(3.0), 3, store=path)(X1, None, PARAMS)
+
+
+def test_a_function_that_cannot_be_told_is_refused(path):
+    def calling(g):
+        def f(params, x):
+            y = conv(params, x)
+            shape, given = jax.ShapeDtypeStruct(y.shape, y.dtype), jax.lax.stop_gradient(y)
+            return y * jax.pure_callback(g, shape, given, vmap_method="expand_dims")
+
+        return nt.empirical_ntk_fn(f, vmap_axes=0)
+
+    own, numpys = calling(lambda y: np.cos(y)), calling(np.cos)
+    with pytest.raises(
+        ValueError, match=r"'pure_callback' at test_store.py:\d+ calls .*store= out"
+    ):
+        nt.batch(own, 3, store=path)(X1, None, PARAMS)
+    assert not path.exists()
+    found = nt.batch(numpys, 3, store=path)(X1, None, PARAMS)
+    assert_equal(found[...], nt.batch(own, 3)(X1, None, PARAMS))
+
+
 def test_a_refused_function_leaves_no_store(path):
     mixing = nt.empirical_ntk_fn(lambda p, x: conv(p, x - x.mean(0)), vmap_axes=0)
     with pytest.raises(ValueError, match="f mixes examples"):
