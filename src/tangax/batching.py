@@ -21,10 +21,11 @@ from ._get import kernel_tuple
 from ._halves import ANY, Call, Halves, pair_of
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
 from ._memory import budget, free, host_free
+from ._place import locked, resolved
 from ._sides import check_examples_are_independent
 from ._tiles import Array, InMemory, arrays_of
 from ._trees import split_arrays
-from .store import OnDisk, created, locked, opened, progress_of, recipe_of, recipe_there
+from .store import OnDisk, created, opened, progress_of, recipe_of, recipe_there
 
 
 def batch(
@@ -100,6 +101,7 @@ def batch(
     if memory is not None:
         budget(memory)
     batch_size = None if batch_size is None else int(batch_size)
+    store = None if store is None else resolved(store)
     options = Options(batch_size, memory, store, progress, on_nonfinite)
     if isinstance(kernel_fn, KernelFn):
         return BatchedKernelFn(Batched(kernel_fn, options))
@@ -214,19 +216,19 @@ class Batched:
             found = fingerprint(call, function, __version__)
         else:
             found = fingerprint(call, function, __version__)
-            done, of = progress_of(group)
             recipe = recipe_of(group, store, found, size)
+            done, of = progress_of(group, store)
             plan, compute = self._prepared(call, function, recipe, finished=done == of > 0)
         arrays = arrays_of(plan, call, compute.halves)
-        manifest = {
+        about = {
             "fingerprint": found,
             "kernels": list(call.names),
             "outputs": list(compute.halves.examples[0].meta.names),
             "examples": [plan.n, plan.m],
             "jax": jax.__version__,
         }
-        group = created(store, plan, arrays, manifest)
-        self._fill(call, plan, compute, arrays, OnDisk(group, arrays))
+        group = created(store, plan, arrays, about)
+        self._fill(call, plan, compute, arrays, OnDisk(group, store, arrays))
         group = opened(store)
         return trees(call, compute.halves, [group[a.name] for a in arrays])
 
