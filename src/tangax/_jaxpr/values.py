@@ -9,6 +9,7 @@ import os
 import site
 import sys
 import sysconfig
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,8 @@ def reference(value: Any) -> str | None:
     module, called = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if isinstance(value, np.ufunc):
         module, called = "numpy", value.__name__
+    elif module == "builtins" and isinstance(called, str) and getattr(types, called, None) is value:
+        module = "types"  # such as that of None
     if not isinstance(module, str) or not isinstance(called, str) or not is_installed(module):
         return None
     if f"{module}.{called}" in _RAISE:
