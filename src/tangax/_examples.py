@@ -227,9 +227,15 @@ def values(piece: Any) -> np.ndarray:
 
 
 def update(sha: Any, piece: Any) -> None:
-    """Hash an array's dtype, shape and values; of anything else what it prints, but no address."""
+    """Hash an array's dtype, shape and values, or any other value.
+
+    Of what cannot be told by value, such as a function, the type: the traces of `f` show the rest.
+    """
     if not hasattr(piece, "shape"):
-        sha.update(_jaxpr.without_addresses(repr(piece)).encode())
+        try:
+            sha.update(_jaxpr.told(piece))
+        except _jaxpr.Unseen:
+            sha.update(type(piece).__qualname__.encode())
         return
     array = values(piece)
     sha.update(f"{array.dtype}{array.shape}".encode())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,10 +23,11 @@ from ._get import kernel_tuple
 from ._halves import ANY, Call, Halves, pair_of
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
 from ._memory import budget, free, host_free
+from ._place import locked, resolved
 from ._sides import check_examples_are_independent
 from ._tiles import Array, InMemory, arrays_of
-from ._trees import split_arrays
-from .store import OnDisk, created, locked, opened, progress_of, recipe_of, recipe_there
+from ._trees import floats_as_arrays, split_arrays
+from .store import OnDisk, created, opened, progress_of, recipe_of, recipe_there
 
 
 def batch(
@@ -35,6 +38,7 @@ def batch(
     store: Any = None,
     progress: bool = False,
     on_nonfinite: str = "warn",
+    **others: Any,
 ) -> BatchedFn | BatchedKernelFn:
     """A kernel function that takes any number of examples, block by block, in bounded memory.
 
@@ -52,12 +56,15 @@ def batch(
             halves, intermediates, tiles, 256 MiB for compiling, and the kernel unless it goes to
             disk, but not `x1`, `x2` and `params`, which are yours. Half of what is free unless
             given. It replaces the `memory` of `kernel_fn`.
-        store: a path or Zarr store to write to (Zarr v3, one chunk for each tile). Called again
-            after it was stopped, by whatever, the function continues; a finished kernel is checked
-            and returned at once. A lock keeps other runs out: of the machine's other processes too
-            where it is a folder. Needs `pip install 'tangax[store]'`.
+        store: a path or Zarr store to write to (Zarr v3, one chunk for each tile). A relative path
+            is that of the folder in which `batch` is called. Called again after it was stopped, by
+            whatever, the function continues; a finished kernel is checked and returned at once. A
+            lock keeps other runs out: of the machine's other processes too where it is a folder.
+            Needs `pip install 'tangax[store]'`.
         progress: whether to show a bar. Needs `pip install 'tangax[progress]'`.
         on_nonfinite: what to do about entries that are NaN or infinite: "warn", "raise", "ignore".
+        others: none. `device_count` and `store_on_device` of Neural Tangents are refused, with
+            what to do instead.
 
     Returns:
         A function with the signature of `kernel_fn`. `x1` and `x2` may also be NumPy memory maps or
@@ -71,10 +78,13 @@ def batch(
 
     Raises:
         ValueError: a budget that is too small, with the least that works; examples of unequal
-            number; a path that cannot be written, or holds another kernel, with what differs; an
-            unknown option; a traced batch axis.
-        TypeError: what is no kernel function of Tangax; a call under `jit`.
+            number; a path that cannot be written, or holds another kernel, with what differs, or a
+            damaged one; an `f` that a store cannot tell from others, such as one that calls Python
+            back; an unknown option; a traced batch axis.
+        TypeError: what is no kernel function of Tangax, or no store; a call under `jit`; an
+            argument of Neural Tangents' that is none here.
         RuntimeError: another run uses the store.
+        OSError: the store could not be written, such as on a full disk; the same call continues.
         FloatingPointError: entries that are not finite, with `on_nonfinite="raise"`.
 
     Cost: with `r` resident rows, `n + m * ceil(n / r)` halves; with `x2=None` `n` if `r >= n`, else
@@ -92,6 +102,7 @@ def batch(
         >>> kernel_fn(x, None, "ntk", w).shape
         (5, 5)
     """
+    check_options(others)
     kernel_fn = getattr(kernel_fn, "__wrapped__", kernel_fn)
     if batch_size is not None and (not is_int(batch_size) or batch_size < 1):
         raise ValueError(f"batch_size must be a positive integer or None, got {batch_size!r}.")
@@ -100,6 +111,7 @@ def batch(
     if memory is not None:
         budget(memory)
     batch_size = None if batch_size is None else int(batch_size)
+    store = None if store is None else resolved(store)
     options = Options(batch_size, memory, store, progress, on_nonfinite)
     if isinstance(kernel_fn, KernelFn):
         return BatchedKernelFn(Batched(kernel_fn, options))
@@ -116,6 +128,26 @@ def batch(
         "itself: call it as it is."
     )
     raise TypeError(msg)
+
+
+def check_options(others: dict[str, Any]) -> None:
+    """Refuse what `batch` does not take, and say what there is in place of it."""
+    for name in others:
+        what = INSTEAD.get(name, "See help(nt.batch).")
+        raise TypeError(f"batch has no argument {name!r}. {what}")
+
+
+# Arguments of Neural Tangents'.
+INSTEAD = {
+    "device_count": (
+        "It computes on one device: leave device_count out. For several, run one process on each "
+        "with a part of x1, `batched(x1[a:b], x2, ...)`, and join the kernels along their rows."
+    ),
+    "store_on_device": (
+        "Kernels are kept in the host's memory, as NumPy arrays, or on disk with store=: leave "
+        "store_on_device out, and call jax.device_put on the result for an array of the device."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -178,6 +210,11 @@ class Batched:
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> BlockPlan:
         """What `run` will do; where there is a store already, in the blocks of that."""
+        return of_floats(partial(self._planned, names), x1, x2, params, kwargs)
+
+    def _planned(
+        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+    ) -> BlockPlan:
         call = self._call(names, x1, x2, params, kwargs, planned=True)
         recipe, store = None, self.options.store
         if store is not None and (group := opened(store)) is not None:
@@ -193,6 +230,11 @@ class Batched:
             tqdm_class()
         check_values(x1, x2, params, kwargs)
         params = jax.tree.map(lambda w: jnp.asarray(w) if isinstance(w, np.ndarray) else w, params)
+        return of_floats(partial(self._run, names), x1, x2, params, kwargs)
+
+    def _run(
+        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+    ) -> list[Any]:
         call = self._call(names, x1, x2, params, kwargs, planned=False)
         if self.options.store is not None:
             with locked(self.options.store):
@@ -214,19 +256,19 @@ class Batched:
             found = fingerprint(call, function, __version__)
         else:
             found = fingerprint(call, function, __version__)
-            done, of = progress_of(group)
             recipe = recipe_of(group, store, found, size)
+            done, of = progress_of(group, store)
             plan, compute = self._prepared(call, function, recipe, finished=done == of > 0)
         arrays = arrays_of(plan, call, compute.halves)
-        manifest = {
+        about = {
             "fingerprint": found,
             "kernels": list(call.names),
             "outputs": list(compute.halves.examples[0].meta.names),
             "examples": [plan.n, plan.m],
             "jax": jax.__version__,
         }
-        group = created(store, plan, arrays, manifest)
-        self._fill(call, plan, compute, arrays, OnDisk(group, arrays))
+        group = created(store, plan, arrays, about)
+        self._fill(call, plan, compute, arrays, OnDisk(group, store, arrays))
         group = opened(store)
         return trees(call, compute.halves, [group[a.name] for a in arrays])
 
@@ -265,7 +307,8 @@ class Batched:
     ) -> tuple[BlockPlan, Compute]:
         """The plan, and what is compiled for it: once for calls of the same shapes.
 
-        A new plan comes before an `f` that mixes examples is refused, and that before a store.
+        A new plan comes before an `f` that mixes examples is refused, and that before a store. It
+        is checked once for each run; a finished kernel was, when it was computed.
         """
         shapes = [(side.n, *side.shapes(1)) for side in call.sides[: 2 - call.same]]
         key = call_key(*split_arrays((call.names, shapes, call.params)))
@@ -276,7 +319,7 @@ class Batched:
             found = plan, Compute(plan, halves, call)
             if key is not None:
                 self._compiled[key] = found
-        if call.fn.ntk_fn.check_vmap:
+        if call.fn.ntk_fn.check_vmap and not finished:
             check(call)
         return found
 
@@ -286,6 +329,22 @@ class Batched:
         finite = Finite(self.options.on_nonfinite)
         fill(call, plan, compute, arrays, kept, finite, progress=self.options.progress)
         finite.tell()
+
+
+def of_floats(
+    function: Callable[..., Any], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+) -> Any:
+    """`function(x1, x2, params, kwargs)`, Python floats as arrays: another value compiles nothing.
+
+    Where `f` asks for the value of one, floats are part of what is compiled. That is seen when a
+    call is planned, before anything is computed.
+    """
+    if any(type(leaf) is float for leaf in jax.tree.leaves((x1, x2, params, kwargs))):
+        first, *others = map(floats_as_arrays, (x1, params, kwargs))
+        second = first if x2 is x1 else floats_as_arrays(x2)
+        with contextlib.suppress(jax.errors.ConcretizationTypeError):
+            return function(first, second, *others)
+    return function(x1, x2, params, kwargs)
 
 
 def trees(call: Call, halves: Halves, arrays: Sequence[Any]) -> list[Any]:

@@ -1,17 +1,13 @@
-"""Whole jaxprs: what they cost, compute with, and are told apart by."""
+"""Whole jaxprs: what they cost, and compute with."""
 
 from __future__ import annotations
 
 import math
-import re
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._memory import nbytes
-from .core import Jaxpr, called, is_literal, name, scan, subjaxprs, unwrap
+from .core import Jaxpr, called, name, scan, subjaxprs, unwrap
 from .sites import dot
 
 
@@ -64,48 +60,9 @@ def widest(jaxpr: Jaxpr) -> int:
     return max([*found, *nested], default=0)
 
 
-def digest(jaxpr: Jaxpr, sha: Any) -> None:
-    """Hash what a jaxpr computes: equations, parameters, and the values of constants.
-
-    Variables count in the order in which they appear, and addresses in the names of functions are
-    left out, so that it is the same in another process.
-    """
-    numbers: dict[Any, int] = {}
-
-    def atom(a: Any) -> str:
-        if is_literal(a):
-            array = np.asarray(a.val)
-            sha.update(array.reshape(-1).view(np.uint8))
-            return f"{array.dtype}{array.shape}"
-        return f"{numbers.setdefault(a, len(numbers))}:{a.aval.str_short()}"
-
-    for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True):
-        sha.update(atom(var).encode())
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            value = jax.random.key_data(value)
-        sha.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-    for eqn in jaxpr.equations:
-        sha.update(name(eqn).encode())
-        for key, value in sorted(eqn.params.items()):
-            if not any(hasattr(v, "eqns") or hasattr(v, "jaxpr") for v in jax.tree.leaves(value)):
-                sha.update(f"{key}={_ADDRESS.sub('', str(value))}".encode())
-        for inner in subjaxprs(eqn):
-            digest(unwrap(inner), sha)
-        sha.update(" ".join(map(atom, (*eqn.invars, *eqn.outvars))).encode())
-    sha.update(" ".join(map(atom, (*jaxpr.invars, *jaxpr.outvars))).encode())
-
-
-def without_addresses(text: str) -> str:
-    """What an object prints, the same in another process."""
-    return _ADDRESS.sub("", text)
-
-
 def is_reverse_only(jaxpr: Jaxpr) -> bool:
     """Whether a traced `jvp` has met a `custom_vjp`: it leaves an equation that cannot run."""
     return any(
         name(eqn) == "custom_lin" or any(is_reverse_only(unwrap(b)) for b in subjaxprs(eqn))
         for eqn in jaxpr.equations
     )
-
-
-_ADDRESS = re.compile(r"(?<= at )0x[0-9a-f]+")
