@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 
 from ._axes import Axes, VmapAxes, split_vmap_axes
+from ._checking import differences, entrances, warn_of_difference
 from ._compiled import Compiled, call_key
 from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
 from ._kernel import check_precision, finish, full_precision, nngp
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
+from ._meshes import automatic
 from ._plan import Plan, make_plan
 from ._planner import OutputPlan
 from ._reference import jacobian_contraction, ntk_vector_products
 from ._sides import (
+    MIXED,
     Pair,
     Side,
     check_examples_are_independent,
@@ -105,8 +108,10 @@ class NtkFn:
     check_vmap: bool = True
     memory: int | str | None = None
     precision: Any = None
-    # Calls that were checked before, by shapes and static arguments.
-    _checked: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Calls that were checked before, by shapes and static arguments, with the leaves compared.
+    _checked: dict[Any, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)
+    # Leaves whose factors gave another derivative than `f` itself.
+    _distrusted: set[str] = field(default_factory=set, init=False, repr=False)
     # Whether a warning was given.
     _warned: set[Any] = field(default_factory=set, init=False, repr=False)
     # Leaves that are not factored, once named in the log.
@@ -198,19 +203,54 @@ class NtkFn:
             plans.append(self._plan(nbytes(arrays), *join_arrays(static, arrays)))
 
         jax.eval_shape(planned, arrays)
-        return plans[0]
+        found = self._checked.get(self._check_key(x1, x2, params, kwargs))
+        return replace(plans[0], checked=found, distrusted=tuple(sorted(self._distrusted)))
+
+    def check(self, x: Any, params: Any, **kwargs: Any) -> dict[str, float]:
+        """Check by hand what a call outside `jit` checks by itself, at two examples of `x`.
+
+        That `f` does not mix examples, where `vmap_axes` is given; and that `v^T J`, for random
+        `v`, is the same by the factors and by `jax.vjp` of `f`, leaf by leaf. A leaf that differs
+        by more than rounding is said in a warning, and its whole Jacobian is taken from `jax.vjp`
+        from then on, under `jit` too. Call it once before you wrap an `ntk_fn` in `jax.jit`.
+
+        Returns:
+            By the path of every leaf the largest difference, over what rounding explains: below
+            one is right. Empty where there are no factors: for implementations 1 and 2, and where
+            `f` has no reverse mode.
+
+        Raises:
+            ValueError: `f` mixes examples.
+            TypeError: arguments without values, as under `jit`.
+
+        Cost: two backward passes of two examples (with `vmap_axes=None` of `x`), and compiling
+        them: about as long as compiling the kernel takes.
+
+        Example:
+            >>> import jax, tangax as nt
+            >>> f = lambda w, x: jax.numpy.tanh(x @ w["a"]) @ w["b"]
+            >>> a, b, x = jax.random.normal(jax.random.key(0), (3, 4, 4))
+            >>> found = nt.empirical_ntk_fn(f, vmap_axes=0).check(x, {"a": a, "b": b})
+            >>> sorted(found), max(found.values()) < 1
+            (["params['a']", "params['b']"], True)
+        """
+        if not is_concrete((x, params, kwargs)):
+            raise TypeError(
+                "check needs arguments with values: call it outside jit, vmap and grad."
+            )
+        return self._check(self._pair("factors", x, None, params, kwargs))
 
     # Calls
 
     def _run(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """Check what was not seen before, then compute."""
         static, arrays = split_arrays((what, x1, x2, floats_as_arrays(params), kwargs))
-        key = call_key(static, arrays)
-        if key not in self._checked and self._checks and is_concrete(arrays):
-            self._check(self._pair(what, x1, x2, params, kwargs))
+        key = self._check_key(x1, x2, params, kwargs)
+        if key not in self._checked and self.check_vmap and is_concrete(arrays):
+            found = self._check(self._pair(what, x1, x2, params, kwargs))
             if key is not None:
-                self._checked.add(key)
-        return self._compiled.of_split(static, arrays)
+                self._checked[key] = tuple(found)
+        return automatic(lambda arrays: self._compiled.of_split(static, arrays), arrays)
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """What is asked for: "factors" of x1, or a tuple of kernels by name."""
@@ -246,7 +286,7 @@ class NtkFn:
 
     def _source(self, pair: Pair, side: Side) -> Source:
         assert pair.params is not None
-        source = linearise(pair, side)
+        source = linearise(pair, side, self._distrusted)
         for leaf, why in unfactored(source).items():
             path = pair.params.paths[leaf]
             if path not in self._logged:
@@ -284,19 +324,33 @@ class NtkFn:
             arguments=arguments,
             memory=budget(self.memory),
             factored=self._factored,
+            distrusted=self._distrusted,
         )
 
     # Checks
 
-    @property
-    def _checks(self) -> bool:
-        return self.check_vmap and self.vmap_axes is not None
+    def _check_key(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        return call_key(*split_arrays((x1, x2, floats_as_arrays(params), kwargs)))
 
-    def _check(self, pair: Pair) -> None:
-        """Refuse an `f` that mixes examples."""
+    def _check(self, pair: Pair, mixed: str = MIXED) -> dict[str, float]:
+        """Refuse an `f` that mixes examples; distrust factors that differ from its derivative.
+
+        The message `mixed` says the former. By leaf the difference.
+        """
         assert pair.params is not None
+        worst: dict[str, float] = {}
         for side in (pair.first,) if pair.same else (pair.first, pair.second):
-            check_examples_are_independent(side, pair.params.leaves, pair.names)
+            if self.implementation in _PLAIN:
+                if side.n is not None:
+                    check_examples_are_independent(side, pair.params.leaves, pair.names, mixed)
+                continue
+            for leaf, found in differences(pair, side, mixed).items():
+                worst[leaf] = max(found, worst.get(leaf, 0.0))
+        for leaf, found in worst.items():
+            if found > 1 and leaf not in self._distrusted:
+                self._distrusted.add(leaf)
+                warn_of_difference(leaf, entrances(pair, leaf))
+        return worst
 
 
 @dataclass(frozen=True, eq=False)

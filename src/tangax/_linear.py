@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from . import _jaxpr, _modes, _run, _sites
 from ._factors import Factor, Factored, Materialised, cotangent, with_cotangent
 from ._frame import even, loop
 from ._memory import nbytes
+from ._meshes import shape_like, varying, varying_axes
 from ._planner import Load
 from ._sides import Pair, Side
 from ._trees import kernel_dtype
@@ -138,8 +139,8 @@ class Linear:
 
     `pullback` takes cotangents of the outputs to those of the zeros added at sites, shaped as
     `taps`; `records`: what the sites kept; `widest`: bytes of the largest array that a backward
-    pass meets; `unit`: shapes of the factors of one output; `fixed`: the factors `A`, once
-    computed.
+    pass meets; `unit`: shapes of the factors of one output; `whole_leaves`: those whose Jacobians
+    are taken whole from `f` itself, by `whole_pullback`; `fixed`: the factors `A`, once computed.
     """
 
     meta: Meta
@@ -152,6 +153,9 @@ class Linear:
     leaves: list[jax.Array]
     widest: int
     unit: ByLeaf
+    in_sequence: bool = False
+    whole_leaves: tuple[int, ...] = ()
+    whole_pullback: Callable[..., Any] = lambda seeds: ([],)
     fixed: list[list[Any]] | None = None
 
     def whole(self) -> Factors:
@@ -180,7 +184,8 @@ class Linear:
             return on_cotangents(put, by_leaf, part(start))
 
         def room(G: Any) -> jax.Array:
-            return jnp.zeros((G.shape[0], len(index), *G.shape[2:]), G.dtype)
+            shape = (G.shape[0], len(index), *G.shape[2:])
+            return varying(jnp.zeros(shape, G.dtype), varying_axes(self.outputs))
 
         return loop(filled, on_cotangents(room, source._with_fixed(source.unit)), some.starts)
 
@@ -191,7 +196,7 @@ class Linear:
             rows = index[:, None] == start + np.arange(y.size)
             cotangents.append(jnp.asarray(rows, y.dtype).reshape(len(index), *y.shape))
             start += y.size
-        return self._with_fixed(self._taken(cotangents))
+        return self._with_fixed(self.taken(cotangents))
 
     def _with_fixed(self, by_leaf: ByLeaf) -> ByLeaf:
         """With the factors `A` that were computed before, if they were."""
@@ -237,24 +242,33 @@ class Linear:
         n = () if self.n is None else (self.n,)
         return [jax.ShapeDtypeStruct((*n, *y.shape), y.dtype) for y in self._examples()]
 
-    def _taken(self, cotangents: list[jax.Array]) -> ByLeaf:
+    def taken(self, cotangents: list[jax.Array]) -> ByLeaf:
         """The factors for cotangents `[o, *output.shape]` of one example, the same for all."""
         n = () if self.n is None else (self.n,)
 
-        def pull(e: list[jax.Array]) -> list[Any]:
-            (G,) = self.pullback([jnp.broadcast_to(a, (*n, *a.shape)) for a in e])
-            return G
+        def pull(e: list[jax.Array]) -> tuple[list[Any], list[Any]]:
+            seeds = [jnp.broadcast_to(a, (*n, *a.shape)) for a in e]
+            pairs = zip(seeds, self.outputs, strict=True)
+            seeds = [varying(a, varying_axes(y)) for a, y in pairs]
+            return self.pullback(seeds)[0], self.whole_pullback(seeds)[0]
 
         def collected(G: list[Any], records: list[Any]) -> ByLeaf:
             return _run.collected(self.program, len(self.leaves), G, records)
 
-        every = jax.vmap(pull)
+        every = _modes.in_turn(pull) if self.in_sequence else jax.vmap(pull)
         if jax.default_backend() == "cpu" and _jaxpr.convolves(self.program.jaxpr):
             every = _jaxpr.channels_last(every)
-        G = every(cotangents)
+        G, whole = every(cotangents)
+        found: ByLeaf
         if self.n is None:
-            return jax.tree.map(lambda a: a[None], collected(G, self.records))
-        return jax.vmap(collected, in_axes=(1, 0), axis_size=self.n)(G, self.records)
+            found = jax.tree.map(lambda a: a[None], collected(G, self.records))
+        else:
+            found = jax.vmap(collected, in_axes=(1, 0), axis_size=self.n)(G, self.records)
+        for leaf, J in zip(self.whole_leaves, whole, strict=True):
+            J = J[:, None] if self.n is None else J
+            J = jnp.swapaxes(J, 0, 1).reshape(*J.shape[1::-1], self.leaves[leaf].size)
+            found[leaf] = [Materialised(J)]
+        return found
 
 
 def on_cotangents(function: Callable[..., jax.Array], by_leaf: ByLeaf, *others: ByLeaf) -> ByLeaf:
@@ -305,7 +319,7 @@ def check_halves(first: Any, second: Any) -> None:
 def trace_side(side: Side, leaves: list[jax.Array]) -> _sites.Program:
     """The program of one example."""
     data = [
-        jax.ShapeDtypeStruct((*d.shape[:a], *d.shape[a + 1 :]), d.dtype)
+        shape_like(d, (*d.shape[:a], *d.shape[a + 1 :]))
         for d, a in zip(side.data, side.axes, strict=True)
     ]
     return _sites.find(_jaxpr.trace(side.example, leaves, data), len(leaves))
@@ -325,25 +339,36 @@ def meta_of(pair: Pair, side: Side) -> Meta:
     )
 
 
-def linearise(pair: Pair, side: Side) -> Source:
-    """The factors of one side, on demand; all at once where `f` has no reverse mode."""
+def linearise(pair: Pair, side: Side, whole: Collection[str] = ()) -> Source:
+    """The factors of one side, on demand; all at once where `f` has no reverse mode.
+
+    `whole`: paths of leaves whose factors are not to be trusted.
+    """
     assert pair.params is not None
     leaves, meta = pair.params.leaves, meta_of(pair, side)
     program = trace_side(side, leaves)
+    known = tuple(i for i, path in enumerate(pair.params.paths) if path in whole)
     try:
-        source = by_reverse_mode(side, leaves, program, meta)
-        if meta.shapes:
-            return replace(source, unit=jax.eval_shape(lambda: source._pulled(jnp.zeros(1, int))))
+        return by_reverse_mode(side, leaves, program, meta, known)
+    except _modes.REFUSALS as refusal:
+        if not _modes.has_reverse_mode(lambda w: side.batch(w, side.data), leaves):
+            logger.info("f has no reverse mode: its whole Jacobian is taken in forward mode.")
+            return by_forward_mode(side, leaves, meta)
+        try:
+            side = replace(side, in_sequence=True)
+            source = by_reverse_mode(side, leaves, program, meta, known)
+        except _modes.REFUSALS:
+            raise refusal from None
+        logger.info("vmap refuses f: examples and outputs are taken one after the other.")
         return source
-    except (TypeError, ValueError, NotImplementedError):
-        if _modes.has_reverse_mode(lambda w: side.batch(w, side.data), leaves):
-            raise
-        logger.info("f has no reverse mode: its whole Jacobian is taken in forward mode.")
-        return by_forward_mode(side, leaves, meta)
 
 
 def by_reverse_mode(
-    side: Side, leaves: list[jax.Array], program: _sites.Program, meta: Meta
+    side: Side,
+    leaves: list[jax.Array],
+    program: _sites.Program,
+    meta: Meta,
+    whole: tuple[int, ...],
 ) -> Linear:
     """One forward pass over all examples, with zeros added at the sites."""
 
@@ -354,11 +379,45 @@ def by_reverse_mode(
     taps = _run.zeros(program)
     if side.n is not None:
         taps = jax.tree.map(lambda z: jnp.zeros((side.n, *z.shape), z.dtype), taps)
+    taps = varying(taps, varying_axes(leaves, side.data))
     outputs, pullback, records = jax.vjp(lambda taps: side.map(run, taps), taps, has_aux=True)
     dependent = [True] * len(leaves) + [False] * len(side.data)
-    widest = (side.n or 1) * _sites.largest(program, dependent)
-    outputs = side.placed(outputs)
-    return Linear(meta, outputs, program, pullback, records, side.n, taps, leaves, widest, [])
+    source = Linear(
+        meta,
+        side.placed(outputs),
+        program,
+        pullback,
+        records,
+        side.n,
+        taps,
+        leaves,
+        widest=(side.n or 1) * _sites.largest(program, dependent),
+        unit=[],
+        in_sequence=side.in_sequence,
+    )
+    if whole:
+        pullback = by_whole_leaves(side, leaves, whole)
+        source = replace(source, whole_leaves=whole, whole_pullback=pullback)
+    if not meta.shapes:
+        return source
+    return replace(source, unit=jax.eval_shape(lambda: source._pulled(jnp.zeros(1, int))))
+
+
+def by_whole_leaves(
+    side: Side, leaves: list[jax.Array], whole: tuple[int, ...]
+) -> Callable[..., Any]:
+    """The pull-back of every example's outputs to some leaves, by `jax.vjp` of `f` alone."""
+    n = () if side.n is None else (side.n,)
+    zeros = [jnp.zeros((*n, *leaves[i].shape), leaves[i].dtype) for i in whole]
+    zeros = varying(zeros, varying_axes(leaves, side.data))
+
+    def example(data: list[jax.Array], *steps: jax.Array) -> list[jax.Array]:
+        ws = list(leaves)
+        for i, step in zip(whole, steps, strict=True):
+            ws[i] = ws[i] + step
+        return side.example(ws, data)
+
+    return jax.vjp(lambda zeros: side.map(example, *zeros), zeros)[1]
 
 
 def by_forward_mode(side: Side, leaves: list[jax.Array], meta: Meta) -> Factors:

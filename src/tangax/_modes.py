@@ -11,26 +11,67 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from . import _jaxpr
 
-_REFUSALS = (TypeError, ValueError, NotImplementedError)
+REFUSALS = (TypeError, ValueError, NotImplementedError)
 
 
-def jacobian(f: Callable[..., Any], primal: Any) -> Any:
-    """`df/dprimal` as a tree of arrays of shape `output.shape + leaf.shape`.
+def in_turn(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+    """`jax.vmap(function, in_axes)`, one after the other, for what `vmap` refuses.
+
+    `in_axes`: for every argument an axis, `None` or a list of axes.
+    """
+
+    def mapped(*args: Any) -> Any:
+        axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+        fronted = [
+            [jnp.moveaxis(x, a, 0) for x, a in zip(arg, axis, strict=True)]
+            if isinstance(axis, list)
+            else jax.tree.map(lambda x, a=axis: jnp.moveaxis(x, a, 0), arg)
+            for arg, axis in zip(args, axes, strict=True)
+            if axis is not None
+        ]
+
+        def one(some: list[Any]) -> Any:
+            remaining = iter(some)
+            pairs = zip(args, axes, strict=True)
+            return function(*(arg if axis is None else next(remaining) for arg, axis in pairs))
+
+        return jax.lax.map(one, fronted)
+
+    return mapped
+
+
+def jacobian(f: Callable[..., Any], primal: Any, *, in_sequence: bool = False) -> Any:
+    """`df/dprimal` of a list of outputs, each a tree of arrays of `output.shape + leaf.shape`.
 
     Reverse mode costs one backward pass per output entry. Where there is none, forward mode costs
-    one pass per parameter.
+    one pass per parameter. `in_sequence`: one pass after the other.
     """
     f = _jaxpr.frozen(f, primal)
     try:
-        return jax.jacrev(f)(primal)
-    except _REFUSALS as no_reverse:
+        return _by_rows(f, primal) if in_sequence else jax.jacrev(f)(primal)
+    except REFUSALS as no_reverse:
         try:
             return jax.jacfwd(f)(primal)
-        except _REFUSALS:
+        except REFUSALS:
             raise no_reverse from None
+
+
+def _by_rows(f: Callable[..., Any], primal: Any) -> list[Any]:
+    outputs, pullback = jax.vjp(f, primal)
+    zeros = [jnp.zeros_like(y) for y in outputs]
+
+    def rows(r: int, y: jax.Array) -> Any:
+        def row(e: jax.Array) -> Any:
+            return pullback([*zeros[:r], e.reshape(y.shape), *zeros[r + 1 :]])[0]
+
+        flat = jax.lax.map(row, jnp.eye(y.size, dtype=y.dtype))
+        return jax.tree.map(lambda j: j.reshape(*y.shape, *j.shape[1:]), flat)
+
+    return [rows(r, y) for r, y in enumerate(outputs)]
 
 
 def pushforward(f: Callable[..., Any], primal: Any, tangent: Any) -> tuple[Any, Any]:
@@ -54,7 +95,7 @@ def has_forward_mode(f: Callable[..., Any], primal: Any) -> bool:
     f = _jaxpr.frozen(f, primal)
     try:
         traced = _jaxpr.trace(lambda p, t: jax.jvp(f, (p,), (t,)), primal, primal)
-    except _REFUSALS:
+    except REFUSALS:
         return False
     return not _jaxpr.is_reverse_only(traced)
 
@@ -64,6 +105,6 @@ def has_reverse_mode(f: Callable[..., Any], primal: Any) -> bool:
     f = _jaxpr.frozen(f, primal)
     try:
         jax.eval_shape(lambda p: jax.vjp(f, p)[1](f(p)), primal)
-    except _REFUSALS:
+    except REFUSALS:
         return False
     return True

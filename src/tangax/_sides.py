@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ import numpy as np
 
 from . import _jaxpr
 from ._axes import Axes, KernelAxes, VmapAxes, batch_axes, kernel_axes, split_vmap_axes
+from ._meshes import gathered, varying, varying_axes
+from ._modes import in_turn
 from ._trees import (
     Params,
     check_same_structure,
@@ -35,7 +37,8 @@ class Side:
     """`f` over the `n` examples of one argument (`n=None`: the whole batch is one example).
 
     `batch(leaves, data)` is `f` on examples together, as a list of outputs with their batch axis at
-    `out_axes`; `data` are the arrays that hold examples, along `axes`.
+    `out_axes`; `data` are the arrays that hold examples, along `axes`. `in_sequence`: one after the
+    other, for what `vmap` refuses.
     """
 
     batch: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
@@ -44,6 +47,7 @@ class Side:
     n: int | None
     outputs: list[jax.ShapeDtypeStruct]
     out_axes: list[int | None]
+    in_sequence: bool = False
 
     def example(self, leaves: list[jax.Array], data: list[jax.Array]) -> list[jax.Array]:
         """`f` on one example, without batch axes."""
@@ -61,7 +65,8 @@ class Side:
         """
         if self.n is None:
             return function(self.data, *stacked)
-        return jax.vmap(function, in_axes=(self.axes, *[0] * len(stacked)))(self.data, *stacked)
+        each = in_turn if self.in_sequence else jax.vmap
+        return each(function, in_axes=(self.axes, *[0] * len(stacked)))(self.data, *stacked)
 
     def placed(self, outputs: list[jax.Array]) -> list[jax.Array]:
         """One array for each output: its batch axis, in front, moved to where `f` has it."""
@@ -120,6 +125,9 @@ def pair_sides(
             keys = jax.tree.map(lambda key: second_key(key, same_inputs), kwargs["rng"])
             kwargs2 = kwargs2 | {"rng": keys}
     split_tree = split_params(params) if differentiate else None
+    if split_tree is not None:  # else derivatives would be summed over a mesh
+        axes = varying_axes(x1, x2, kwargs1, kwargs2, split_tree.leaves)
+        split_tree = replace(split_tree, leaves=varying(split_tree.leaves, axes))
     first, names, treedef = make_side(f, "x1", x1, split_tree, params, vmap_axes, kwargs1)
     if same:
         return Pair(first, first, same, split_tree, names, treedef)
@@ -328,6 +336,9 @@ def check_examples_are_independent(
     if side.n is None or side.n < 2 or not is_concrete((leaves, side.data)):
         return
 
+    side = replace(side, data=gathered(side.data))
+    leaves = gathered(leaves)
+
     def take(where: list[int]) -> list[jax.Array]:
         return [jnp.take(d, np.array(where), a) for d, a in zip(side.data, side.axes, strict=True)]
 
@@ -356,10 +367,16 @@ def first_other(side: Side) -> int:
     return int(differs.argmax()) or side.n - 1
 
 
-def moved(leaves: list[jax.Array]) -> list[jax.Array]:
+def moved(leaves: list[jax.Array], share: float = 0.1, seed: int = 0) -> list[jax.Array]:
     """Parameters a little away: at the given ones, a head of zeros may hide what happens below."""
-    rng = np.random.default_rng(0)
-    return [w + jnp.asarray(0.1 * rng.standard_normal(w.shape), w.dtype) for w in leaves]
+    rng = np.random.default_rng(seed)
+
+    def step(w: jax.Array) -> jax.Array:
+        size = float(np.sqrt(np.mean(np.square(np.asarray(w, np.float64))))) if w.size else 0.0
+        size = size if 0 < size < np.inf else 1.0
+        return w + jnp.asarray(share * size * rng.standard_normal(w.shape), w.dtype)
+
+    return list(map(step, leaves))
 
 
 def is_close(a: jax.Array, b: jax.Array, eps: float) -> bool:

@@ -17,6 +17,7 @@ from ._frame import Block, D, Frame, O, Q, added, combinations, loop, masked
 from ._kernel import mirrored, nngp
 from ._linear import ByLeaf, Meta, Source, logger, on_cotangents
 from ._memory import in_bytes
+from ._meshes import varying, varying_axes
 from ._planner import OutputPlan
 
 
@@ -164,7 +165,8 @@ def output_kernel(
     d, r, o, q = plan.d, plan.r, plan.o, plan.q
     dtype = result_dtype(first, second, output)
     terms = [cost.term for cost in plan.costs]
-    zero = jnp.zeros(frame.kernel_shape(d.size, o.size, q.size), dtype)
+    over = varying_axes(first.outputs, second.outputs)
+    zero = varying(jnp.zeros(frame.kernel_shape(d.size, o.size, q.size), dtype), over)
 
     def part(f1: ByLeaf, f2: ByLeaf) -> jax.Array:
         counts1, counts2 = (d.size, r.size, o.size), (d.size, r.size, q.size)
@@ -193,7 +195,7 @@ def output_kernel(
 
         return loop(column, kernel, q.starts)
 
-    kernel = jnp.zeros(frame.kernel_shape(d.count, o.count, q.count), dtype)
+    kernel = varying(jnp.zeros(frame.kernel_shape(d.count, o.count, q.count), dtype), over)
     return loop(row, kernel, *combinations(d.starts, r.starts, o.starts))
 
 

@@ -171,5 +171,8 @@ def is_hashable(static: Any) -> bool:
 
 
 def kernel_dtype(*arrays: Any) -> Any:
-    """The dtype of a kernel of arrays: promoted, and at least float32."""
-    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+    """The dtype of a kernel of arrays: that to which they and float32 are promoted.
+
+    Said in full: floats of 8 bits are promoted to no other, and in strict mode nothing is.
+    """
+    return jnp.dtype(jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _jaxpr
+from .._meshes import shape_like
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,14 @@ class View:
         return functools.reduce(lambda w, move: move.apply(w), self.steps, leaf)
 
     def pull(self, J: jax.Array) -> jax.Array:
-        """From `[o, *view.shape]` to `[o, *leaf.shape]`: the transpose of the steps."""
+        """From `[o, *view.shape]` to `[o, *leaf.shape]`: the transpose of the steps.
+
+        In the dtype of `J`, which is not rounded to that of the leaf, and may be complex.
+        """
         if all(move.in_order for move in self.steps):  # most views; saves a trace
             return J.reshape(J.shape[0], *self.aval.shape)
-        transpose = jax.linear_transpose(self.apply, self.aval)
-        out = jax.eval_shape(self.apply, self.aval)
-        return jax.vmap(lambda g: transpose(g.astype(out.dtype))[0])(J)
+        transpose = jax.linear_transpose(self.apply, shape_like(J, self.aval.shape))
+        return jax.vmap(lambda g: transpose(g)[0])(J)
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,37 @@ def scaled(factor: Factor, scale: Any) -> Factor:
     return replace(factor, A=scale * factor.A)
 
 
+def real(factor: Factor) -> Factor:
+    """The factor as real floating-point numbers of at least 16 bits.
+
+    Where complex data meets a real weight, `J = Re(A G) = Re A Re G - Im A Im G` is a product of
+    twice as many positions. Integers are data, too, and shorter floats are for storage.
+    """
+    if isinstance(factor, Materialised):
+        return Materialised(computable(jnp.real(factor.J)))
+    A, G = factor.A, factor.G
+    if isinstance(A, OneHot):
+        return replace(factor, G=computable(jnp.real(G)))
+    if jnp.iscomplexobj(A) and jnp.iscomplexobj(G):
+        A = jnp.concatenate([jnp.real(A), jnp.imag(A)], 0)
+        G = jnp.concatenate([jnp.real(G), -jnp.imag(G)], 1)
+    G = computable(jnp.real(G))
+    return replace(factor, A=computable(jnp.real(A), G.dtype), G=G)
+
+
+def computable(array: jax.Array, other: Any = jnp.float32) -> jax.Array:
+    """Floating-point numbers with which devices compute; integers take the other's dtype."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(jnp.promote_types(other, jnp.float32))
+    return array if array.dtype.itemsize > 1 else array.astype(jnp.float32)
+
+
+def common(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """The arrays in the dtype to which they are promoted."""
+    dtype = functools.reduce(jnp.promote_types, (a.dtype for a in arrays))
+    return [a.astype(dtype) for a in arrays]
+
+
 def pulled_back(factor: Factor, view: View) -> Factor:
     """The factor of `w`, given that of `view(w)`.
 
@@ -299,15 +333,15 @@ def grouped(factors: list[Factor]) -> list[Factor]:
         disjoint(a.layout, b.layout) for a, b in itertools.combinations(joined, 2)
     ):
         return list(joined)
-    return [Materialised(functools.reduce(jnp.add, [materialise(f) for f in factors]))]
+    return [Materialised(functools.reduce(jnp.add, common([materialise(f) for f in factors])))]
 
 
 def concatenated(group: list[Factored]) -> Factored:
     """Factors of equal layout, along `s`."""
     if len(group) == 1:
         return group[0]
-    A = jax.tree.map(lambda *a: jnp.concatenate(a, 0), *(f.A for f in group))
-    return Factored(A, jnp.concatenate([f.G for f in group], 1), group[0].layout)
+    A = jax.tree.map(lambda *a: jnp.concatenate(common(a), 0), *(f.A for f in group))
+    return Factored(A, jnp.concatenate(common([f.G for f in group]), 1), group[0].layout)
 
 
 def disjoint(a: Layout, b: Layout) -> bool:

@@ -41,6 +41,7 @@ from .moves import cut_out as cut_out
 from .moves import dropped_axis as dropped_axis
 from .moves import expansion as expansion
 from .moves import is_broadcast as is_broadcast
+from .moves import is_identity as is_identity
 from .moves import is_layout as is_layout
 from .moves import is_reshape as is_reshape
 from .moves import join as join
