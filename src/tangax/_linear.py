@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +20,7 @@ import numpy as np
 
 from . import _jaxpr, _modes, _run, _sites
 from ._factors import Factor, Factored, Materialised, cotangent, with_cotangent
+from ._frame import even, loop
 from ._memory import nbytes
 from ._meshes import shape_like, varying, varying_axes
 from ._planner import Load
@@ -28,6 +30,9 @@ from ._trees import kernel_dtype
 logger = logging.getLogger("tangax")
 
 ByLeaf = list[list[Factor]]
+
+# Bytes of the largest array of the backward passes that are taken at once.
+PULLED = {"cpu": 2**23}
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ class Factors:
 
     def load(self) -> Load:
         """Blocks of them are copies; they themselves are the caller's."""
-        return Load(0, nbytes([cotangent(f) for leaf in self.unit for f in leaf]))
+        output = nbytes([cotangent(f) for leaf in self.unit for f in leaf])
+        return Load(0, output, output, sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -132,9 +138,9 @@ class Linear:
     """`f` linearised at every example of one side: cotangents in, factors out.
 
     `pullback` takes cotangents of the outputs to those of the zeros added at sites, shaped as
-    `taps`; `records`: what the sites kept; `unit`: shapes of the factors of one output;
-    `whole_leaves`: those whose Jacobians are taken whole from `f` itself, by `whole_pullback`;
-    `fixed`: the factors `A`, once computed.
+    `taps`; `records`: what the sites kept; `widest`: bytes of the largest array that a backward
+    pass meets; `unit`: shapes of the factors of one output; `whole_leaves`: those whose Jacobians
+    are taken whole from `f` itself, by `whole_pullback`; `fixed`: the factors `A`, once computed.
     """
 
     meta: Meta
@@ -145,6 +151,7 @@ class Linear:
     n: int | None
     taps: Any
     leaves: list[jax.Array]
+    widest: int
     unit: ByLeaf
     in_sequence: bool = False
     whole_leaves: tuple[int, ...] = ()
@@ -153,17 +160,46 @@ class Linear:
 
     def whole(self) -> Factors:
         """The factors of all outputs, from one backward pass for each."""
-        return Factors(self.outputs, self.taken(_run.basis(self._examples())), self.meta)
+        total = sum(self.meta.sizes())
+        return Factors(self.outputs, self._of_entries(np.arange(total)), self.meta)
 
     def block(self, output: int, index: Any) -> ByLeaf:
         """Some of the entries of one output."""
-        cotangents = []
-        for r, y in enumerate(self._examples()):
-            rows = jnp.zeros((len(index), y.size), y.dtype)
-            if r == output:
-                rows = rows.at[jnp.arange(len(index)), index].set(1)
-            cotangents.append(rows.reshape(len(index), *y.shape))
-        by_leaf = self.taken(cotangents)
+        return self._of_entries(sum(self.meta.sizes()[:output]) + index)
+
+    def _of_entries(self, index: Any) -> ByLeaf:
+        """Some of the entries of all outputs in a row: as many at a time as `chunk` says."""
+        some = even(len(index), self.chunk)
+        if some.whole:
+            return self._pulled(index)
+        index, source = jnp.asarray(index), self if self.fixed else self.held()
+
+        def part(start: Any) -> ByLeaf:
+            return source._pulled(jax.lax.dynamic_slice(index, (start,), (some.size,)))
+
+        def filled(by_leaf: ByLeaf, start: Any) -> ByLeaf:
+            def put(G: jax.Array, new: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_update_slice_in_dim(G, new, start, 1)
+
+            return on_cotangents(put, by_leaf, part(start))
+
+        def room(G: Any) -> jax.Array:
+            shape = (G.shape[0], len(index), *G.shape[2:])
+            return varying(jnp.zeros(shape, G.dtype), varying_axes(self.outputs))
+
+        return loop(filled, on_cotangents(room, source._with_fixed(source.unit)), some.starts)
+
+    def _pulled(self, index: Any) -> ByLeaf:
+        """Some of the entries, at once."""
+        cotangents, start = [], 0
+        for y in self._examples():
+            rows = index[:, None] == start + np.arange(y.size)
+            cotangents.append(jnp.asarray(rows, y.dtype).reshape(len(index), *y.shape))
+            start += y.size
+        return self._with_fixed(self.taken(cotangents))
+
+    def _with_fixed(self, by_leaf: ByLeaf) -> ByLeaf:
+        """With the factors `A` that were computed before, if they were."""
         if self.fixed is None:
             return by_leaf
         return [
@@ -171,9 +207,15 @@ class Linear:
             for leaf in zip(by_leaf, self.fixed, strict=True)
         ]
 
+    @property
+    def chunk(self) -> int:
+        """How many outputs are pulled back at a time: as many as stay in cache."""
+        most = PULLED.get(jax.default_backend())
+        return sys.maxsize if most is None else max(1, most // max(1, self.widest))
+
     def held(self) -> Linear:
         """The same, with the factors that do not depend on the outputs computed once."""
-        by_leaf = self.block(0, jnp.zeros(1, int))
+        by_leaf = self._pulled(jnp.zeros(1, int))
         fixed = [[f.A if isinstance(f, Factored) else None for f in leaf] for leaf in by_leaf]
         return replace(self, fixed=fixed)
 
@@ -185,8 +227,8 @@ class Linear:
         own = {id(leaf) for leaf in self.leaves}
         arrays = [a for a in jax.tree.leaves(kept) if id(a) not in own]
         seeds = nbytes(self.outputs) + nbytes(self._examples())
-        per_output = seeds + nbytes(self.taps) + nbytes(list(map(cotangent, factors)))
-        return Load(nbytes(arrays), per_output)
+        kept = nbytes(list(map(cotangent, factors)))
+        return Load(nbytes(arrays), seeds + nbytes(self.taps) + kept, kept, self.chunk)
 
     def _examples(self) -> Sequence[jax.ShapeDtypeStruct]:
         """The outputs of one example."""
@@ -229,9 +271,15 @@ class Linear:
         return found
 
 
-def on_cotangents(function: Callable[[jax.Array], jax.Array], by_leaf: ByLeaf) -> ByLeaf:
-    """`function` of every `G` or `J`, in place of it."""
-    return [[with_cotangent(f, function(cotangent(f))) for f in leaf] for leaf in by_leaf]
+def on_cotangents(function: Callable[..., jax.Array], by_leaf: ByLeaf, *others: ByLeaf) -> ByLeaf:
+    """`function` of every `G` or `J`, and of those of others, in place of it."""
+    return [
+        [
+            with_cotangent(f, function(*map(cotangent, (f, *rest))))
+            for f, *rest in zip(*leaf, strict=True)
+        ]
+        for leaf in zip(by_leaf, *others, strict=True)
+    ]
 
 
 def unfactored(source: Source) -> dict[int, str]:
@@ -333,6 +381,7 @@ def by_reverse_mode(
         taps = jax.tree.map(lambda z: jnp.zeros((side.n, *z.shape), z.dtype), taps)
     taps = varying(taps, varying_axes(leaves, side.data))
     outputs, pullback, records = jax.vjp(lambda taps: side.map(run, taps), taps, has_aux=True)
+    dependent = [True] * len(leaves) + [False] * len(side.data)
     source = Linear(
         meta,
         side.placed(outputs),
@@ -342,6 +391,7 @@ def by_reverse_mode(
         side.n,
         taps,
         leaves,
+        widest=(side.n or 1) * _sites.largest(program, dependent),
         unit=[],
         in_sequence=side.in_sequence,
     )
@@ -350,7 +400,7 @@ def by_reverse_mode(
         source = replace(source, whole_leaves=whole, whole_pullback=pullback)
     if not meta.shapes:
         return source
-    return replace(source, unit=jax.eval_shape(lambda: source.block(0, jnp.zeros(1, int))))
+    return replace(source, unit=jax.eval_shape(lambda: source._pulled(jnp.zeros(1, int))))
 
 
 def by_whole_leaves(

@@ -365,13 +365,34 @@ class OutputPlan:
         d, r, o, q = (block.size for block in self.blocks)
         return d * r * (o * first + (0 if self.once else q * second))
 
+    def held_of(self, loads: tuple[Load, Load]) -> int:
+        """Bytes of the cotangents of one block, and of the factors made of them."""
+        return loads[0].of(self.outputs(1, 0)) + loads[1].of(self.outputs(0, 1))
+
+    def price(self, itemsize: int) -> int:
+        """Comparable between plans of equally many passes: contractions, steps, fresh memory."""
+        steps = self.pairs * len(self.costs) if self.pairs > 1 else 0
+        every = self.pairs * sum(cost.total for cost in self.costs)
+        return every + STEP * steps + MOVE * self.held // itemsize
+
 
 @dataclass(frozen=True)
 class Load:
-    """What one side holds, in bytes: whatever is asked of it, and for every output at a time."""
+    """What one side holds, in bytes: whatever is asked of it, and for every output at a time.
+
+    `chunk`: how many outputs are pulled back at once; of those before and after, only `kept` stays.
+    """
 
     fixed: int
     output: int
+    kept: int
+    chunk: int
+
+    def of(self, outputs: int) -> int:
+        """Bytes for so many outputs."""
+        if outputs <= self.chunk:
+            return outputs * self.output
+        return outputs * self.kept + self.chunk * self.output
 
 
 def plan_output(
@@ -383,7 +404,10 @@ def plan_output(
     same: bool,
     factored: bool,
 ) -> OutputPlan:
-    """The fewest blocks whose cotangents and contractions fit `memory`, best effort.
+    """The cheapest blocks whose cotangents and contractions fit `memory`, best effort.
+
+    They are the fewest that fit; or, where diagonal and traced outputs are as many as are pulled
+    back at once, smaller ones, if these save more in fresh memory than they cost in steps.
 
     `pairs`: shapes of the pairs of factors for one output, `[n, 1, ...]`.
     """
@@ -393,22 +417,36 @@ def plan_output(
     if same:  # one half of the kernel is copied from the other
         fixed += math.prod(frame.kernel_shape(d, o, q)) * itemsize
     room = max(memory - fixed, memory // 4)  # smaller blocks would not shrink what is fixed
-    most = room * 3 // 4 // max(1, loads[0].output, loads[1].output)  # outputs of both sides
-    while True:
-        plan = output_blocks(d, r, o, q, most, same=same)
-        held = plan.outputs(loads[0].output, loads[1].output)
-        entries = max(room - held, room // 4) // itemsize
-        costs = tuple(
-            plan_pair(*resized_pair(f1, f2, plan), frame, entries, factored=factored)
-            for f1, f2 in pairs
-        )
-        largest = max((cost.held for cost in costs), default=0)
-        total = sum(cost.held for cost in costs)
-        if largest <= entries or max(block.size for block in plan.blocks) <= 1:
-            in_turn = total > entries or not plan.whole
-            held += fixed + itemsize * (largest if in_turn else total)
-            return replace(plan, costs=costs, in_turn=in_turn, held=held)
-        most = plan.outputs(1, 1) // 2
+    sides = o if same else o + q
+
+    def fitting(most: int) -> OutputPlan:
+        """As few blocks of at most so many outputs as fit."""
+        while True:
+            plan = output_blocks(d, r, o, q, most, same=same)
+            held, least = plan.held_of(loads), max(block.size for block in plan.blocks) <= 1
+            if held > room * 3 // 4 and not least:
+                most = plan.outputs(1, 1) * 15 // 16
+                continue
+            entries = max(room - held, room // 4) // itemsize
+            costs = tuple(
+                plan_pair(*resized_pair(f1, f2, plan), frame, entries, factored=factored)
+                for f1, f2 in pairs
+            )
+            largest = max((cost.held for cost in costs), default=0)
+            total = sum(cost.held for cost in costs)
+            if largest <= entries or least:
+                in_turn = total > entries or not plan.whole
+                held += fixed + itemsize * (largest if in_turn else total)
+                return replace(plan, costs=costs, in_turn=in_turn, held=held)
+            most = plan.outputs(1, 1) // 2
+
+    every = d * r * sides
+    plans = [fitting(min(every, room // max(1, loads[0].kept, loads[1].kept)))]
+    # Of diagonal and traced outputs, blocks as large as are pulled back at once.
+    some = max(sides, min(load.chunk * (1 if same else 2) for load in loads))
+    if some < plans[0].outputs(1, 1):
+        plans.append(fitting(some))
+    return min(plans, key=lambda plan: (max(0, plan.held - memory), plan.price(itemsize)))
 
 
 def output_blocks(d: int, r: int, o: int, q: int, most: int, *, same: bool) -> OutputPlan:

@@ -225,17 +225,6 @@ def flat(factor: Factor) -> Factor:
     return factor
 
 
-def basis(outputs: Sequence[jax.ShapeDtypeStruct]) -> list[jax.Array]:
-    """The unit cotangents of all outputs, `[o, *output.shape]` each."""
-    total = sum(y.size for y in outputs)
-    eyes, start = [], 0
-    for y in outputs:
-        eye = jnp.eye(total, y.size, -start, dtype=y.dtype)
-        eyes.append(eye.reshape(total, *y.shape))
-        start += y.size
-    return eyes
-
-
 def _collect(program: Program, cotangents: list[Any], records: list[Any]) -> Iterator[Any]:
     """`(leaf, factor)` for every use, in the layout of the program's parameters."""
     for action, G, record in zip(program.actions, cotangents[0], records[0], strict=True):

@@ -290,6 +290,31 @@ def _identity(
     return Site(tuple(uses), (_jaxpr.shape_dtype(atom),), eqn)
 
 
+# How much a backward pass meets
+
+
+def largest(program: Program, dependent: Sequence[bool]) -> int:
+    """Bytes of the largest cotangent of a backward pass: as large as the value that it belongs to.
+
+    `dependent`: the arguments that are parameters, or computed from them. What only moves a
+    parameter's entries has no cotangent.
+    """
+    tainted = {v for v, d in zip(program.jaxpr.invars, dependent, strict=True) if d}
+    found = 0
+    for eqn, action in zip(program.jaxpr.equations, program.actions, strict=True):
+        reached = [not _jaxpr.is_literal(v) and v in tainted for v in eqn.invars]
+        if not any(reached) or _jaxpr.name(eqn) == "stop_gradient":
+            continue
+        tainted |= set(eqn.outvars)
+        if isinstance(action, Call):
+            found = max(found, largest(action.body, reached))
+        elif isinstance(action, Loop):
+            found = max(found, largest(action.body, [True] * len(action.scan.body.invars)))
+        elif not isinstance(action, Step):
+            found = max(found, _jaxpr.largest(eqn))
+    return found
+
+
 # For a person to read
 
 

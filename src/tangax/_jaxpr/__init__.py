@@ -32,6 +32,7 @@ from .core import unwrap as unwrap
 from .hashing import digest as digest
 from .measures import epsilon as epsilon
 from .measures import is_reverse_only as is_reverse_only
+from .measures import largest as largest
 from .measures import multiply_adds as multiply_adds
 from .measures import widest as widest
 from .moves import Join as Join

@@ -7,7 +7,16 @@ import math
 import jax.numpy as jnp
 
 from .._memory import nbytes
-from .core import Jaxpr, called, name, scan, subjaxprs, unwrap
+from .core import (
+    Equation,
+    Jaxpr,
+    called,
+    is_differentiable,
+    name,
+    scan,
+    subjaxprs,
+    unwrap,
+)
 from .sites import dot
 
 
@@ -58,6 +67,17 @@ def widest(jaxpr: Jaxpr) -> int:
     ]
     nested = [widest(unwrap(b)) for eqn in jaxpr.equations for b in subjaxprs(eqn)]
     return max([*found, *nested], default=0)
+
+
+def largest(eqn: Equation) -> int:
+    """Bytes of the largest floating-point result of an equation, or of one in a body of it.
+
+    Of a loop those of a step: what it stacks it meets step by step.
+    """
+    bodies = [unwrap(b) for b in subjaxprs(eqn)]
+    inner = [largest(e) for body in bodies for e in body.equations]
+    own = [] if scan(eqn) is not None else list(filter(is_differentiable, eqn.outvars))
+    return max([*inner, *(nbytes(v.aval) for v in own)], default=0)
 
 
 def is_reverse_only(jaxpr: Jaxpr) -> bool:
