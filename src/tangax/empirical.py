@@ -92,8 +92,9 @@ def empirical_ntk_fn(
             batch axis among them `n` Jacobians are needed and `n` products, not `n*n`.
         vmap_axes: the batch axis, where `f` treats examples independently: an int for all inputs
             and outputs, or a triple `(in_axes, out_axes, kwargs_axes)` of axes or tree prefixes of
-            axes as for `jax.vmap`, the last a dict from keyword arguments to axes. `None` treats
-            the whole batch as one example: always right, and slower by the batch size.
+            axes as for `jax.vmap`, the last a dict from keyword arguments to axes. A tree that is
+            no such triple is for inputs and outputs alike. `None` treats the whole batch as one
+            example: always right, and slower by the batch size.
         implementation: see `NtkImplementation`.
         check_vmap: outside `jit`, compare `f` on two examples together and apart at the first call
             for each shape, and raise if they differ.
