@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from . import _modes
@@ -204,6 +203,8 @@ def empirical_ntk_vp_fn(
         TypeError: complex parameters or outputs; no floating-point parameter.
 
     Cost: one backward and one forward-mode pass of `f` a product; memory of the backward pass.
+    Where a `custom_vjp` has a backward rule that is not linear or cannot be transposed, a backward
+    pass for each output of `f(params, x1)` and `f(params, x2)`.
 
     Source: Novak, Sohl-Dickstein, Schoenholz, "Fast Finite Width Neural Tangent Kernel" (2022),
     section 3.2.
@@ -220,7 +221,7 @@ def empirical_ntk_vp_fn(
     leaves = pair.params.leaves
     expected = pair.treedef.unflatten(pair.second.outputs)
     with full_precision(None):
-        _, pullback = jax.vjp(lambda w: pair.second.batch(w, []), leaves)
+        pullback = _modes.pullback(lambda w: pair.second.batch(w, []), leaves)
 
     def ntk_vp(cotangent: Any) -> Any:
         check_same_structure("the vector", cotangent, "f(params, x2)", expected)
@@ -232,7 +233,7 @@ def empirical_ntk_vp_fn(
                 raise ValueError(f"{name} has shape {jnp.shape(v)}, f(params, x2) has {y.shape}.")
             vectors.append(jnp.asarray(v, y.dtype))
         with full_precision(None):
-            (tangent,) = pullback(vectors)
+            tangent = pullback(vectors)
             _, product = _modes.pushforward(lambda w: pair.first.batch(w, []), leaves, tangent)
         return pair.treedef.unflatten(product)
 

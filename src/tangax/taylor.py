@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 
 from . import _series
 from ._axes import is_int
-from ._modes import pushforward
+from ._modes import goes_by_rows, pushforward
 from ._trees import (
     Params,
     check_same_structure,
@@ -43,7 +44,9 @@ def linearize(f: Callable[..., Any], params: Any) -> Callable[..., Any]:
         ValueError: `new_params` of another tree or shapes than `params`, naming the leaf.
         TypeError: complex parameters or outputs; no floating-point parameter.
 
-    Cost: one forward-mode pass, twice to three times the time of `f`.
+    Cost: one forward-mode pass, twice to three times the time of `f`; one backward pass where there
+    is a `custom_vjp`, and one for each output where its backward rule is not linear or cannot be
+    transposed (it clips, rounds, loops, calls a kernel).
 
     Source: Lee et al., "Wide Neural Networks of Any Depth Evolve as Linear Models Under Gradient
     Descent" (2019), section 2.2.
@@ -80,12 +83,16 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
         TypeError: complex parameters or outputs; no floating-point parameter.
 
     The rule of a `custom_jvp` or `custom_vjp` is its derivative at every order, also where it is
-    not that of its value (a straight-through estimator).
+    not that of its value (a straight-through estimator). A rule that is not linear in its cotangent
+    (one that clips it) has no Jacobian of its own: `J` of `f` is then what reverse mode gives for
+    each output by itself, `J[i] = vjp(e_i)`, and so for the derivatives of `J`.
 
     Cost: all derivatives in one pass. Products with parameters take `2 degree + 1` times the
     multiply-adds of `f` and read each parameter twice; products of two values that both depend on
     parameters, and nonlinear equations, `degree^2 / 2` times. An equation that has no rule for all
-    orders (a `cond`) is differentiated `degree` times, at `2^degree` times its time.
+    orders (a `cond`) is differentiated `degree` times, at `2^degree` times its time. So is all of
+    `f` where a `custom_vjp` has a backward rule that is not linear or cannot be transposed, with a
+    backward pass for each output.
 
     Source: Griewank and Walther, "Evaluating Derivatives" (2008), chapter 13; Dyer and Gur-Ari,
     "Asymptotics of Wide Networks from Feynman Diagrams" (2020), for the use.
@@ -156,7 +163,26 @@ def derivatives(
     f: Callable[..., list[jax.Array]], leaves: Any, direction: Any, degree: int
 ) -> list[_series.Series]:
     """The derivatives of orders `0 ... degree` of every output; `None` where one is zero."""
-    if degree == 1:
-        outputs, tangents = pushforward(f, leaves, direction)
-        return [list(terms) for terms in zip(outputs, tangents, strict=True)]
+    if degree and (degree == 1 or goes_by_rows(f, leaves)):
+        return nested(f, leaves, direction, degree)
     return _series.derivatives(f, leaves, direction, degree)
+
+
+def nested(
+    f: Callable[..., list[jax.Array]], leaves: Any, direction: Any, degree: int
+) -> list[_series.Series]:
+    """Derivatives of derivatives. Such is a Jacobian of rows: it is none of its equations' own."""
+    outputs, slopes = pushforward(f, leaves, direction)
+    terms = [list(pair) for pair in zip(outputs, slopes, strict=True)]
+    moving = [r for r, y in enumerate(outputs) if dtype_is(y, jnp.inexact)]
+
+    def slope(w: Any) -> list[jax.Array]:
+        found = pushforward(f, w, direction)[1]
+        return [found[r] for r in moving]
+
+    for _ in range(1, degree):
+        _, slopes = pushforward(slope, leaves, direction)
+        for r, y in zip(moving, slopes, strict=True):
+            terms[r].append(y)
+        slope = partial(lambda g, w: pushforward(g, w, direction)[1], slope)
+    return terms

@@ -27,9 +27,11 @@ from .core import source as source
 from .core import subjaxprs as subjaxprs
 from .core import trace as trace
 from .core import unwrap as unwrap
+from .linearity import is_linear_if_transposed as is_linear_if_transposed
 from .measures import digest as digest
 from .measures import epsilon as epsilon
 from .measures import is_reverse_only as is_reverse_only
+from .measures import keeps_a_rule as keeps_a_rule
 from .measures import multiply_adds as multiply_adds
 from .measures import widest as widest
 from .measures import without_addresses as without_addresses

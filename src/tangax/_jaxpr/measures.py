@@ -108,4 +108,12 @@ def is_reverse_only(jaxpr: Jaxpr) -> bool:
     )
 
 
+def keeps_a_rule(jaxpr: Jaxpr) -> bool:
+    """Whether there is a `custom_vjp` in it."""
+    return any(
+        name(eqn).startswith("custom_vjp") or any(keeps_a_rule(unwrap(b)) for b in subjaxprs(eqn))
+        for eqn in jaxpr.equations
+    )
+
+
 _ADDRESS = re.compile(r"(?<= at )0x[0-9a-f]+")
