@@ -197,7 +197,8 @@ class NtkFn:
         def planned(arrays: list[Any]) -> None:
             plans.append(self._plan(nbytes(arrays), *join_arrays(static, arrays)))
 
-        jax.eval_shape(planned, arrays)
+        with full_precision(self.precision):
+            jax.eval_shape(planned, arrays)
         return plans[0]
 
     # Calls

@@ -20,6 +20,7 @@ import numpy as np
 from . import _jaxpr
 from ._axes import Axes, KernelAxes, VmapAxes, batch_axes, kernel_axes, split_vmap_axes
 from ._inputs import second_inputs
+from ._settings import users_promotion
 from ._trees import (
     Params,
     check_same_structure,
@@ -204,7 +205,8 @@ def make_side(
             values[i] = d
         rebuilt = jax.tree.unflatten(input_tree, values)
         tree = params if split_tree is None else split_tree.merge(leaves)
-        return f(tree, rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
+        with users_promotion():
+            return f(tree, rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
 
     leaves = [] if split_tree is None else split_tree.leaves
     out_tree = jax.eval_shape(whole, leaves, data)

@@ -216,7 +216,8 @@ def empirical_ntk_vp_fn(
         >>> nt.empirical_ntk_vp_fn(f, x[:3], x, w)(x).shape
         (3, 5)
     """
-    pair = pair_sides(f, x1, x2, params, None, kwargs, differentiate=True)
+    with full_precision(None):
+        pair = pair_sides(f, x1, x2, params, None, kwargs, differentiate=True)
     assert pair.params is not None
     leaves = pair.params.leaves
     expected = pair.treedef.unflatten(pair.second.outputs)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from . import _series
 from ._axes import is_int
 from ._modes import goes_by_rows, pushforward
+from ._settings import default_promotion, users_promotion
 from ._trees import (
     Params,
     check_same_structure,
@@ -115,32 +116,36 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
 
         def outputs(leaves: list[jax.Array]) -> list[jax.Array]:
             nonlocal treedef
-            tree = f(split.merge(leaves), *args, **kwargs)
+            with users_promotion():
+                tree = f(split.merge(leaves), *args, **kwargs)
             flat, treedef = jax.tree.flatten(tree)
             for name, y in named_leaves("f(params, ...)", tree):
                 if dtype_is(y, jnp.complexfloating):
                     raise TypeError(f"{name} is complex ({describe(y)}), not a real output.")
             return [jnp.asarray(y) for y in flat]
 
-        terms = derivatives(outputs, split.leaves, direction, int(degree))
+        def expansion(leaves: list[jax.Array], direction: list[jax.Array]) -> list[jax.Array]:
+            return [summed(*ds) for ds in derivatives(outputs, leaves, direction, int(degree))]
+
+        if jax.config.jax_debug_nans or jax.config.jax_debug_infs:
+            # Calls are entered here; of a compiled one JAX looks at the results alone, and the
+            # numbers that are not finite within `jnp.var` are no mistake.
+            expansion = jax.jit(expansion)
+        with default_promotion():
+            sums = expansion(split.leaves, direction)
         assert treedef is not None
-        return treedef.unflatten(
-            [
-                sum(
-                    (
-                        d / float(math.factorial(k))
-                        for k, d in enumerate(ds[1:], 1)
-                        if d is not None
-                    ),
-                    start=jnp.asarray(ds[0]),
-                )
-                if jnp.issubdtype(ds[0].dtype, jnp.floating)
-                else jnp.asarray(ds[0])
-                for ds in terms
-            ]
-        )
+        return treedef.unflatten(sums)
 
     return f_taylor
+
+
+def summed(value: Any, *terms: Any) -> jax.Array:
+    """The value and its derivatives of orders `1, 2, ...`, each over the factorial of its order."""
+    total = jnp.asarray(value)
+    if jnp.issubdtype(total.dtype, jnp.floating):
+        for order, term in enumerate(terms, 1):
+            total = total if term is None else total + term / float(math.factorial(order))
+    return total
 
 
 def difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
