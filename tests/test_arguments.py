@@ -172,10 +172,121 @@ def test_vmap_axes_that_do_not_fit_the_output(make):
 
 
 @with_vmap
-@pytest.mark.parametrize("vmap_axes", ["0", 0.5, True, (0, 0), (0, 0, 0), [0, 0, {}], {"a": 0}])
+@pytest.mark.parametrize("vmap_axes", ["0", 0.5, True])
 def test_vmap_axes_of_another_form(make, vmap_axes):
-    with pytest.raises(ValueError, match="vmap_axes must be an int, None, or a triple"):
+    with pytest.raises(ValueError, match="vmap_axes must be an int, None, a tree of them"):
         call(make, mlp, X1, None, PARAMS, vmap_axes=vmap_axes)
+
+
+@with_vmap
+@pytest.mark.parametrize("vmap_axes", [(0, 0), (0, 0, 0), [0, 0, {}], {"a": 0}, ()], ids=str)
+def test_a_tree_of_axes_that_does_not_fit(make, vmap_axes):
+    with pytest.raises(ValueError, match=r"does not fit x1: .* prefix of x1.*\(in_axes, out_axes"):
+        call(make, mlp, X1, None, PARAMS, vmap_axes=vmap_axes)
+
+
+def tree_of_axes(params, x):
+    """Two outputs in the tree of the two inputs, whose examples lie along axes 0 and 1."""
+    first, (second, scale) = x
+    y = jnp.tanh(second.T @ params["w"]) @ params["v"]
+    return mlp(params, first) * scale, ((y * first[:, :1]).T, None)
+
+
+@with_vmap
+@pytest.mark.parametrize("axes", [(0, (1, None)), (-2, (-1, None)), (0, (np.int64(1), None))])
+def test_one_tree_of_axes_for_inputs_and_outputs(make, axes):
+    x1, x2 = ((x, (uniform(7, 4, len(x)), None)) for x in (X1, X2))
+
+    def f(params, x):
+        return tree_of_axes(params, (x[0], (x[1][0], 0.7)))
+
+    options = {"trace_axes": (), "vmap_axes": axes}
+    for second in (None, x2):
+        got = jax.jit(make(f, **options), static_argnames="get")(x1, second, params=PARAMS)
+        assert_equal(getattr(got, "ntk", got), oracles.naive_ntk(f, PARAMS, x1, second))
+
+
+def test_trees_of_axes_of_every_container():
+    w = uniform(2, 4, 2)
+    for pack in (list, tuple, lambda xs: dict(zip("ab", xs, strict=True))):
+        x, axes = pack([uniform(0, 3, 4), uniform(1, 3, 4)]), pack([0, 0])
+
+        def f(w, x):
+            return jax.tree.map(lambda a: jnp.tanh(a @ w), x)
+
+        for implementation in (0, 1, 2):
+            ntk_fn = nt.empirical_ntk_fn(f, (), (), axes, implementation)
+            assert_equal(ntk_fn(x, None, w), oracles.naive_ntk(f, w, x))
+        assert_equal(
+            nt.batch(nt.empirical_ntk_fn(f, (), (), axes), 2)(x, None, w),
+            oracles.naive_ntk(f, w, x),
+        )
+
+
+def test_a_tree_of_axes_fits_outputs_too():
+    x = (X1, uniform(7, 3, 4))
+    with pytest.raises(ValueError, match=r"\(0, 0\) does not fit f\(params, x\)"):
+        nt.empirical_ntk_fn(lambda p, x: mlp(p, x[0] + x[1]), vmap_axes=(0, 0))(x, None, PARAMS)
+    with pytest.raises(ValueError, match=r"f\(params, x\)\[1\] no batch axis"):
+        nt.empirical_ntk_fn(lambda p, x: (mlp(p, x[0]), mlp(p, x[1])), vmap_axes=(0, None))(
+            x, None, PARAMS
+        )
+    with pytest.raises(ValueError, match=r"ends in a dict is \(in_axes, out_axes"):
+        nt.empirical_ntk_fn(lambda p, x: x, vmap_axes=(0, 0, {"a": 0}))((X1, X1), None, PARAMS)
+    nothing = nt.empirical_ntk_fn(lambda p, x: (mlp(p, x[0]), mlp(p, x[1])), (), (), (None, None))
+    expected = oracles.naive_ntk(lambda p, x: (mlp(p, x[0]), mlp(p, x[1])), PARAMS, x)
+    assert_equal(nothing(x, None, PARAMS), expected)
+
+
+@kernels
+def test_lists_in_place_of_arrays(make):
+    x = [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]
+
+    def f(params, x):
+        return mlp(params, jnp.asarray(x))
+
+    assert_equal(call(make, f, x, None, PARAMS), call(make, mlp, np.array(x), None, PARAMS))
+    if make is not nt.empirical_nngp_fn:
+        with pytest.raises(ValueError, match=r"x1\[0\]\[0\].*it is 0.1, a float and no array"):
+            call(make, f, x, None, PARAMS, vmap_axes=0)
+
+
+# --- x2 as a tree of None -------------------------------------------------------------------------
+
+
+def of_tree(params, x):
+    return mlp(params, x["a"]) * x["b"][0]
+
+
+@kernels
+@pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit], ids=["eager", "jit"])
+def test_x2_may_be_a_tree_of_none(make, wrap):
+    x = {"a": X1, "b": [uniform(6, 3, 1), None]}
+    fn = wrap(make(of_tree, trace_axes=()))
+    got = fn(x, {"a": None, "b": [None, None]}, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, got, fn(x, None, PARAMS))
+    for ntk in [getattr(got, "ntk", getattr(got, "nngp", got))]:
+        np.testing.assert_array_equal(ntk, ntk.transpose(1, 0, 3, 2))  # x1 itself, not its equal
+
+
+def test_x2_as_a_tree_of_none_in_blocks_and_products():
+    x, none = {"a": X1, "b": [uniform(6, 3, 1)]}, {"a": None, "b": [None]}
+    kernel_fn = nt.batch(nt.empirical_ntk_fn(of_tree, (), vmap_axes=0), 2)
+    np.testing.assert_array_equal(kernel_fn(x, none, PARAMS), kernel_fn(x, None, PARAMS))
+    assert "x2" in str(kernel_fn.explain(x, none, PARAMS))
+    v = uniform(1, 3, 2)
+    products = [nt.empirical_ntk_vp_fn(of_tree, x, x2, PARAMS)(v) for x2 in (none, None)]
+    np.testing.assert_array_equal(*products)
+
+
+@kernels
+@pytest.mark.parametrize("wrap", [lambda fn: fn, nt.batch], ids=["whole", "batch"])
+def test_x2_that_is_partly_none(make, wrap):
+    x = {"a": X1, "b": [uniform(6, 3, 1)]}
+    with pytest.raises(ValueError, match=r"x2\['b'\]\[0\] is None and x2\['a'\] is not"):
+        wrap(make(of_tree))(x, {"a": X2, "b": [None]}, PARAMS)
+    with pytest.raises(ValueError, match="same tree structure"):
+        wrap(make(of_tree))(x, {"a": None, "b": None}, PARAMS)
 
 
 @with_vmap

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import _jaxpr
 from ._axes import VmapAxes, batch_axes, split_vmap_axes
+from ._inputs import second_inputs
 from ._sides import batch_length, check_passed, is_pair, second_key, split_kwargs
 from ._trees import check_same_structure, dtype_is, is_concrete, named_leaves
 
@@ -94,6 +95,7 @@ def sides(
 ) -> tuple[Examples, Examples]:
     """Both sides of a call; twice the same where `x2` is `None`. `planned`: values do not count."""
     kwargs1, kwargs2, is_split = split_kwargs(kwargs)
+    x2 = second_inputs(x1, x2)
     if x2 is None and not is_split:
         first = examples_of("x1", x1, vmap_axes, kwargs1)
         return first, first

@@ -19,8 +19,13 @@ import numpy as np
 
 from . import _jaxpr
 from ._axes import Axes, KernelAxes, VmapAxes, batch_axes, kernel_axes, split_vmap_axes
+<<<<<<< HEAD
 from ._meshes import gathered, varying, varying_axes
 from ._modes import in_turn
+=======
+from ._inputs import second_inputs
+from ._settings import users_promotion
+>>>>>>> calls
 from ._trees import (
     Params,
     check_same_structure,
@@ -115,6 +120,7 @@ def pair_sides(
     `split`: a keyword argument that is a tuple of two is one for each side.
     """
     kwargs1, kwargs2, is_split = split_kwargs(kwargs) if split else (kwargs, kwargs, False)
+    x2 = second_inputs(x1, x2)
     same = x2 is None and not is_split
     if x2 is None:
         x2 = x1
@@ -210,15 +216,16 @@ def make_side(
             values[i] = d
         rebuilt = jax.tree.unflatten(input_tree, values)
         tree = params if split_tree is None else split_tree.merge(leaves)
-        return f(tree, rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
+        with users_promotion():
+            return f(tree, rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
 
     leaves = [] if split_tree is None else split_tree.leaves
     out_tree = jax.eval_shape(whole, leaves, data)
     named = named_leaves("f(params, x)", out_tree)
     check_outputs(named, differentiate=split_tree is not None)
-    if n is None and out_axes is not None:
-        raise ValueError(f"vmap_axes={vmap_axes!r} gives no input a batch axis, but outputs one.")
     canonical_out = batch_axes("f(params, x)", out_axes, out_tree)
+    if n is None and any(axis is not None for axis in canonical_out):
+        raise ValueError(f"vmap_axes={vmap_axes!r} gives no input a batch axis, but outputs one.")
     check_batched_outputs(named, canonical_out, n, name)
 
     side = Side(
@@ -236,7 +243,11 @@ def check_passed(kwargs_axes: dict[str, Any], kwargs: dict[str, Any]) -> None:
     """Every keyword argument that has an axis was passed."""
     unknown = sorted(set(kwargs_axes) - set(kwargs))
     if unknown:
-        msg = f"vmap_axes names the keyword argument {unknown[0]!r}, which was not passed."
+        msg = (
+            f"vmap_axes names the keyword argument {unknown[0]!r}, which was not passed. A tuple "
+            "of three that ends in a dict is (in_axes, out_axes, kwargs_axes); where it is a tree "
+            "of axes for x, pass it as in_axes of such a triple."
+        )
         raise ValueError(msg)
 
 

@@ -23,7 +23,11 @@ from ._get import kernel_tuple
 from ._halves import ANY, Call, Halves, pair_of
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
 from ._memory import budget, free, host_free
+<<<<<<< HEAD
 from ._place import locked, resolved
+=======
+from ._settings import default_promotion
+>>>>>>> calls
 from ._sides import check_examples_are_independent
 from ._tiles import Array, InMemory, arrays_of
 from ._trees import floats_as_arrays, split_arrays
@@ -206,6 +210,7 @@ class Batched:
     # Plans and compiled functions by the shapes of calls.
     _compiled: dict[Any, tuple[BlockPlan, Compute]] = field(default_factory=dict, init=False)
 
+    @default_promotion()
     def plan(
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> BlockPlan:
@@ -222,6 +227,7 @@ class Batched:
             recipe = recipe_there(group, store, examples, self.options.batch_size)
         return self._plan(call, recipe)[0]
 
+    @default_promotion()
     def run(
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> list[Any]:

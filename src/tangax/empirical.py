@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from . import _modes
@@ -92,8 +91,9 @@ def empirical_ntk_fn(
             batch axis among them `n` Jacobians are needed and `n` products, not `n*n`.
         vmap_axes: the batch axis, where `f` treats examples independently: an int for all inputs
             and outputs, or a triple `(in_axes, out_axes, kwargs_axes)` of axes or tree prefixes of
-            axes as for `jax.vmap`, the last a dict from keyword arguments to axes. `None` treats
-            the whole batch as one example: always right, and slower by the batch size.
+            axes as for `jax.vmap`, the last a dict from keyword arguments to axes. A tree that is
+            no such triple is for inputs and outputs alike. `None` treats the whole batch as one
+            example: always right, and slower by the batch size.
         implementation: see `NtkImplementation`.
         check_vmap: outside `jit`, compare `f` on two examples together and apart at the first call
             for each shape, and raise if they differ.
@@ -203,6 +203,8 @@ def empirical_ntk_vp_fn(
         TypeError: complex parameters or outputs; no floating-point parameter.
 
     Cost: one backward and one forward-mode pass of `f` a product; memory of the backward pass.
+    Where a `custom_vjp` has a backward rule that is not linear or cannot be transposed, a backward
+    pass for each output of `f(params, x1)` and `f(params, x2)`.
 
     Source: Novak, Sohl-Dickstein, Schoenholz, "Fast Finite Width Neural Tangent Kernel" (2022),
     section 3.2.
@@ -214,12 +216,13 @@ def empirical_ntk_vp_fn(
         >>> nt.empirical_ntk_vp_fn(f, x[:3], x, w)(x).shape
         (3, 5)
     """
-    pair = pair_sides(f, x1, x2, params, None, kwargs, differentiate=True)
+    with full_precision(None):
+        pair = pair_sides(f, x1, x2, params, None, kwargs, differentiate=True)
     assert pair.params is not None
     leaves = pair.params.leaves
     expected = pair.treedef.unflatten(pair.second.outputs)
     with full_precision(None):
-        _, pullback = jax.vjp(lambda w: pair.second.batch(w, []), leaves)
+        pullback = _modes.pullback(lambda w: pair.second.batch(w, []), leaves)
 
     def ntk_vp(cotangent: Any) -> Any:
         check_same_structure("the vector", cotangent, "f(params, x2)", expected)
@@ -231,7 +234,7 @@ def empirical_ntk_vp_fn(
                 raise ValueError(f"{name} has shape {jnp.shape(v)}, f(params, x2) has {y.shape}.")
             vectors.append(jnp.asarray(v, y.dtype))
         with full_precision(None):
-            (tangent,) = pullback(vectors)
+            tangent = pullback(vectors)
             _, product = _modes.pushforward(lambda w: pair.first.batch(w, []), leaves, tangent)
         return pair.treedef.unflatten(product)
 

@@ -78,7 +78,8 @@ class InFactors:
             b = assembled(second, self.examples[1].meta)
             found.extend(self.ntk_fn._planned(a, b)[1])
 
-        shapes_of(trace, *(e.of(size) for e, size in zip(self.examples, sizes, strict=True)))
+        with full_precision(self.ntk_fn.precision):
+            shapes_of(trace, *(e.of(size) for e, size in zip(self.examples, sizes, strict=True)))
         held = max((plan.held for plan in found), default=0)
         return Tile(held, sum(p.pairs * c.multiply_adds for p in found for c in p.costs))
 

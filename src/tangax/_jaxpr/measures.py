@@ -86,3 +86,17 @@ def is_reverse_only(jaxpr: Jaxpr) -> bool:
         name(eqn) == "custom_lin" or any(is_reverse_only(unwrap(b)) for b in subjaxprs(eqn))
         for eqn in jaxpr.equations
     )
+<<<<<<< HEAD
+=======
+
+
+def keeps_a_rule(jaxpr: Jaxpr) -> bool:
+    """Whether there is a `custom_vjp` in it."""
+    return any(
+        name(eqn).startswith("custom_vjp") or any(keeps_a_rule(unwrap(b)) for b in subjaxprs(eqn))
+        for eqn in jaxpr.equations
+    )
+
+
+_ADDRESS = re.compile(r"(?<= at )0x[0-9a-f]+")
+>>>>>>> calls
