@@ -160,14 +160,14 @@ def edges(name: str, pattern: Any, n: int, sizes: Sequence[int]) -> tuple[jax.Ar
     if not jnp.issubdtype(pattern.dtype, jnp.integer):
         raise TypeError(f"{name}: a sparse pattern holds integers, got {pattern.dtype}.")
 
-    most = jnp.array(sizes, pattern.dtype)[:, None]
+    most = jnp.array(sizes, pattern.dtype)[None, None, :, None]
     if is_concrete([pattern]) and bool(jnp.any(pattern >= most)):
         raise ValueError(f"{name}: pattern has vertices beyond the {tuple(sizes)} that there are.")
 
     def flat(vertex: jax.Array) -> jax.Array:
         strides = [math.prod(sizes[a + 1 :]) for a in range(len(sizes))]
-        index = jnp.sum(vertex * jnp.array(strides, vertex.dtype), -1)
-        there = (vertex >= 0) & (vertex < most[:, 0])
+        index = jnp.sum(vertex * jnp.array(strides, vertex.dtype)[None, None], -1)
+        there = (vertex >= 0) & (vertex < most[..., 0])
         return jnp.where(jnp.all(there, -1), index, -1)
 
     return flat(pattern[..., 0]), flat(pattern[..., 1])

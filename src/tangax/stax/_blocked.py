@@ -63,7 +63,7 @@ def blocked(
 
     def tile(one: Half, two: Half, rows: jax.Array, columns: jax.Array) -> Any:
         """The kernels of two blocks."""
-        equal = None if same is False else same & (rows[:, None] == columns)
+        equal = None if same is False else same & (rows[:, None] == columns[None])
         cs = jax.tree.map(
             lambda each, a, b, place: of_inputs(a, b, equal, each.pairs, place),
             *(need, one.x, two.x, axes),
@@ -82,7 +82,7 @@ def blocked(
     else:
         grid = (-(-first.n // size1), -(-second.n // size2))
         places = [(i, j) for i, j in np.ndindex(grid) if i <= j or not itself]
-        starts = jnp.array(places) * jnp.array([size1, size2])
+        starts = jnp.array(np.array(places) * [[size1, size2]])
         tiles = jax.lax.map(lambda ij: at(ij[0], ij[1], size1, size2), starts)
         kernels = jax.tree.map(lambda a: assembled(a, places, grid)[: first.n, : second.n], tiles)
     return jax.tree.map(symmetric, kernels) if itself else kernels
@@ -167,7 +167,7 @@ def inputs(name: str, x: Any, need: Any) -> Any:
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(f"{name} is complex ({x.dtype}); only real inputs are supported.")
     x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(x.dtype if x.dtype in (jnp.float32, jnp.float64) else jnp.float32)
     x = jnp.moveaxis(x, input_axes(need, x.shape), (0, -1))
     if need.axes is not None and need.axes[1] is None:
         # All that sees it flattens it: one product in place of one for each position.

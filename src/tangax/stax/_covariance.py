@@ -15,16 +15,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ._angles import valued
+
 # A linear map of positions: `op(array, axes)`, with the axes of each axis of positions.
 Op = Callable[[jax.Array, list[tuple[int, ...]]], jax.Array]
-# The moments after a function of one variable, and the factor of the NTK: `dual(c, p, q, itself)`
-# of the covariance `c` of two Gaussians of variances `p` and `q`, and whether they are the same.
-Dual = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class Moments(NamedTuple):
+    """After a function `f` of one variable, of two Gaussians `u` and `v`.
+
+    `nngp`: `E[f(u) f(v)]`. `slope`: `E[f'(u) f'(v)]`, the factor of the NTK. `near`: what the slope
+    comes to close by, where it is another, at a variable that is zero; for derivatives.
+    """
+
+    nngp: jax.Array
+    slope: jax.Array
+    near: jax.Array | None = None
+
+
+# `dual(c, p, q, itself)` of the covariance `c` of two Gaussians of variances `p` and `q`, and
+# whether they are the same.
+Dual = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Moments]
 
 
 @dataclass(frozen=True)
@@ -124,15 +140,18 @@ class Covariance:
         p, q = self.variances()
         same = jnp.zeros((1, 1), bool) if self.same is None else self.same
         one, two = self.spread(p, 0)[..., :, None], self.spread(q, 1)[..., None, :]
-        nngp, factor = exactly(dual, self.nngp, one, two, self.itself(same))
+        after = exactly(dual, self.nngp, one, two, self.itself(same))
         own1, own2 = (
-            exactly(dual, own, self.spread(v, 0), self.spread(v, 1), self.own_itself)[0]
+            exactly(dual, own, self.spread(v, 0), self.spread(v, 1), self.own_itself).nngp
             for own, v in ((self.own1, p), (self.own2, q))
         )
+        ntk = None if self.ntk is None else self.ntk * after.slope
+        if ntk is not None and after.near is not None:
+            ntk = valued(ntk, self.ntk * after.near)
         return replace(
             self,
-            nngp=nngp,
-            ntk=None if self.ntk is None else self.ntk * factor,
+            nngp=after.nngp,
+            ntk=ntk,
             own1=own1,
             own2=own2,
             gaussian=False,
@@ -141,6 +160,7 @@ class Covariance:
 
     def itself(self, same: jax.Array) -> jax.Array:
         """Whether both are one variable: the same example at the same position."""
+        same = same.reshape(*[1] * (self.nngp.ndim - 2), *same.shape)
         if self.pairs:
             for axis, size in enumerate(self.positions):
                 shape = [1] * (2 * len(self.positions) + 2)
@@ -154,11 +174,9 @@ class Covariance:
         return self.itself(jnp.ones((1, 1), bool))[..., 0]
 
 
-def exactly(
-    dual: Dual, c: jax.Array, p: jax.Array, q: jax.Array, itself: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def exactly(dual: Dual, c: jax.Array, p: jax.Array, q: jax.Array, itself: jax.Array) -> Moments:
     """`dual`, of a variable with itself exactly, whatever `c` was rounded to."""
-    return dual(jnp.where(itself, p, c), p, q, itself)
+    return dual(valued(jnp.where(itself, p, c), c), p, q, itself)
 
 
 def of_inputs(

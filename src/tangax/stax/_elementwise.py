@@ -15,11 +15,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._trees import is_concrete
-from ._covariance import Covariance, Dual
+from ._angles import noisy_angle, polar, triangle, valued
+from ._covariance import Covariance, Dual, Moments
 from ._layer import Layer, layer, no_closed_form, no_params
+from ._quadrature import Term, terms, with_consts
 
 
 def Relu(do_stabilize: bool = False) -> Layer:
@@ -101,14 +102,14 @@ def ABRelu(a: float, b: float, do_stabilize: bool = False) -> Layer:
 def piecewise_linear(name: str, a: float, b: float) -> Layer:
     """A function with one slope on each side of zero."""
 
-    def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
-        side, root, _, u = triangle(c, p, q, itself)
-        # Of a variable that is zero, any angle.
-        zero = (root == 0) & (side == 0)
-        theta = jnp.where(zero, math.pi / 2, jnp.arctan2(root, jnp.where(zero, 1, side)))
-        bend = (a - b) ** 2 / (2 * math.pi)
-        slope = (a * a + b * b) / 2 - bend * theta
-        return u * (bend * root + slope * side), slope
+    def dual(c: Any, p: Any, q: Any, itself: Any) -> Moments:
+        side, first, second, one, two = triangle(c, p, q)
+        root, theta, h = polar(side, first, second, itself)
+        bend, most = (a - b) ** 2 / (2 * math.pi), (a * a + b * b) / 2
+        slope = most - bend * theta
+        nngp = valued(bend * root + slope * side, bend * h + most * side)
+        # Of a variable with itself the angle is zero, and at a variable that is zero a right one.
+        return Moments(one * two * nngp, slope, most - bend * jnp.where(itself, 0, theta))
 
     def fn(x: jax.Array) -> jax.Array:
         return b * jnp.maximum(x, 0) + (0 if equals(a, 0) else a * jnp.minimum(x, 0))
@@ -140,11 +141,11 @@ def Erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
         [0. 2.]
     """
 
-    def dual(k: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+    def dual(k: Any, p: Any, q: Any, itself: Any) -> Moments:
         k, p, q = 2 * b * b * k, 2 * b * b * p, 2 * b * b * q
         cosine, sine, scale = noisy_angle(k, p, q, itself)
         nngp = a * a * 2 / math.pi * jnp.arctan2(cosine, sine) + c * c
-        return nngp, (a * b) ** 2 * 4 / math.pi / (scale * sine)
+        return Moments(nngp, (a * b) ** 2 * 4 / math.pi / (scale * sine))
 
     fn = lambda x: a * jax.lax.erf(b * x) + c  # noqa: E731
     return elementwise(f"Erf({a}, {b}, {c})", fn, dual, odd=equals(c, 0))
@@ -174,14 +175,14 @@ def Gelu(approximate: bool = False) -> Layer:
         [0. 9.]
     """
 
-    def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+    def dual(c: Any, p: Any, q: Any, itself: Any) -> Moments:
         cosine, sine, scale = noisy_angle(c, p, q, itself)
         root = scale * sine  # d
         share = (p / (1 + p)) * (q / (1 + q))
         slope = 0.25 + jnp.arctan2(cosine, sine) / (2 * math.pi)
         nngp = c * slope + (cosine**2 / root + share * root) / (2 * math.pi)
         bend = 1 / root / root + (1 / (1 + p)) * (1 / (1 + q)) - share + 1
-        return nngp, slope + cosine / sine * bend / (2 * math.pi)
+        return Moments(nngp, slope + cosine / sine * bend / (2 * math.pi))
 
     return elementwise("Gelu", lambda x: jax.nn.gelu(x, approximate=approximate), dual)
 
@@ -241,12 +242,12 @@ def Cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
 def sinusoid(name: str, a: Any, b: Any, c: Any) -> Layer:
     """`a sin(b x + c)`."""
 
-    def dual(k: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
+    def dual(k: Any, p: Any, q: Any, itself: Any) -> Moments:
         mean, phase = (p + q) / 2, jnp.cos(2 * c)
         # Less one, so that small variances are not lost.
         difference, total = jnp.expm1(b * b * (k - mean)), phase * jnp.expm1(-b * b * (k + mean))
         nngp = difference - total + 2 * jnp.sin(c) ** 2
-        return a * a / 2 * nngp, (a * b) ** 2 / 2 * (difference + total + 1 + phase)
+        return Moments(a * a / 2 * nngp, (a * b) ** 2 / 2 * (difference + total + 1 + phase))
 
     return elementwise(name, lambda x: a * jnp.sin(b * x + c), dual, odd=equals(c, 0))
 
@@ -291,26 +292,11 @@ def ElementwiseNumerical(
     name = f"ElementwiseNumerical({getattr(fn, '__name__', fn)}, deg={deg})"
     if deg < 1:
         raise ValueError(f"{name}: deg must be positive.")
-    nodes, weights = np.polynomial.hermite.hermgauss(deg)
-    x, y = (grid.ravel() for grid in np.meshgrid(nodes, nodes, indexing="ij"))
-    w = np.outer(weights, weights).ravel() / math.pi
-    derivative = jnp.vectorize(jax.grad(fn)) if df is None else df
 
-    def dual(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array]:
-        side, root, product, _ = triangle(c, p, q, itself)
-        length = safe_sqrt(jnp.where(product > 0, product, 1))
-        cosine, sine = side / length, root / length
-        first, second = safe_sqrt(2 * p), safe_sqrt(2 * q)
-
-        def step(sums: Any, node: Any) -> Any:
-            x, y, w = node
-            u, v = first * x, second * (cosine * x + sine * y)
-            terms = w * fn(u) * fn(v), w * derivative(u) * derivative(v)
-            return tuple(s + t for s, t in zip(sums, terms, strict=True)), None
-
-        grid = tuple(jnp.asarray(v, c.dtype) for v in (x, y, w))
-        zeros = jnp.zeros_like(cosine)
-        return jax.lax.scan(step, (zeros, zeros), grid)[0]
+    def dual(c: Any, p: Any, q: Any, itself: Any) -> Moments:
+        f, consts = with_consts(fn, df, c.dtype)
+        moments = Term(f, f), Term(f.derivative, f.derivative)
+        return Moments(*terms(deg, moments, c, p, q, itself, consts))
 
     return elementwise(name, fn, dual)
 
@@ -349,7 +335,7 @@ def Elementwise(
         return elementwise(name, fn, None)
     moments = jnp.vectorize(nngp_fn)
     slope = jnp.vectorize(jax.grad(nngp_fn) if d_nngp_fn is None else d_nngp_fn)
-    return elementwise(name, fn, lambda c, p, q, _: (moments(c, p, q), slope(c, p, q)))
+    return elementwise(name, fn, lambda c, p, q, _: Moments(moments(c, p, q), slope(c, p, q)))
 
 
 def elementwise(
@@ -371,55 +357,3 @@ def elementwise(
         lambda params, inputs, **kwargs: fn(inputs),
         None if dual is None else rule,
     )
-
-
-def triangle(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, ...]:
-    """`c`, `sqrt(p q - c^2)` and `p q` of variables in other units, and `u`, the units' product.
-
-    The first two are the sides of the angle between the variables. The units are powers of two, so
-    that nothing is rounded, near the standard deviations: products of variances leave the range of
-    float32. Of one variable with itself the root is zero, not that of a rounding error.
-    """
-    one, two = unit(p), unit(q)
-    c, p, q = c / one / two, p / one / one, q / two / two
-    square = jnp.where(itself, 0, p * q - c * c)
-    return c, safe_sqrt(square), p * q, one * two
-
-
-def unit(variance: jax.Array) -> jax.Array:
-    """A power of two near the standard deviation: its exponent, without its digits."""
-    deviation = jnp.sqrt(jax.lax.stop_gradient(jnp.where(variance > 0, variance, 1)))
-    info = jnp.finfo(variance.dtype)
-    bits = {32: jnp.uint32, 64: jnp.uint64}[info.bits]
-    exponent = bits(((1 << info.nexp) - 1) << info.nmant)
-    number = jax.lax.bitcast_convert_type(deviation, bits) & exponent
-    return jax.lax.bitcast_convert_type(number, variance.dtype)
-
-
-def noisy_angle(c: Any, p: Any, q: Any, itself: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Cosine and sine between two variables that noise of variance one was added to, each its own.
-
-    And the product of their standard deviations, `sqrt((1 + p) (1 + q))`.
-    """
-    _, root, product, _ = triangle(c, p, q, itself)
-    apart = root * root / jnp.where(product > 0, product, 1)
-    one, two = 1 / (1 + p), 1 / (1 + q)
-    square = one * two + p * one * two + q * two * one + (p * one) * (q * two) * apart
-    scale = jnp.sqrt(1 + p) * jnp.sqrt(1 + q)
-    return c / scale, jnp.sqrt(square), scale
-
-
-@jax.custom_jvp
-def safe_sqrt(x: jax.Array) -> jax.Array:
-    """The square root, zero of negative numbers, with derivative zero there and at zero.
-
-    No branch decides its value: compilers compute `x` more than once, and round it differently.
-    """
-    return jnp.sqrt(jnp.maximum(x, 0))
-
-
-@safe_sqrt.defjvp
-def _safe_sqrt_jvp(primals: Any, tangents: Any) -> Any:
-    (x,), (dx,) = primals, tangents
-    root, positive = safe_sqrt(x), x > 0
-    return root, jnp.where(positive, dx / (2 * jnp.where(positive, root, 1)), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -89,8 +90,8 @@ class KernelFn:
         given = kwargs.get("pattern")
         pattern: Any = given if is_pair(given) else (given, given)
         x2 = x1 if x2 is None else x2
-        same = equal((x1, pattern[0]), (x2, pattern[1]))
-        kernels = self._compiled(names, same, x1, None if same else x2, pattern)
+        same, one = sameness((x1, pattern[0]), (x2, pattern[1]))
+        kernels = self._compiled(names, same, x1, None if one else x2, pattern)
         return kernels[0] if isinstance(get, str) else kernel_tuple(names, AnalyticKernel)(*kernels)
 
     def _compute(self, names: Any, same: bool | None, x1: Any, x2: Any, pattern: Any) -> Any:
@@ -159,15 +160,20 @@ def check_axes(name: str, axes: tuple[int, int | None] | None, c: Covariance) ->
             )
 
 
-def equal(first: Any, second: Any) -> bool | None:
-    """Whether inputs are the same; `None` if only their values will tell, under `jit`."""
+def sameness(first: Any, second: Any) -> tuple[bool | None, bool]:
+    """Whether inputs have the same values; and whether they are one, whatever is differentiated.
+
+    The first is `None` if it cannot be told yet, under `jit`. Of equal values a derivative may move
+    one side only; of one array it moves both.
+    """
     leaves1, leaves2 = jax.tree.leaves(first), jax.tree.leaves(second)
     if len(leaves1) != len(leaves2):
-        return False
-    if all(a is b for a, b in zip(leaves1, leaves2, strict=True)):
-        return True
+        return False, False
+    if all(map(operator.is_, leaves1, leaves2)):
+        return True, True
     told = are_equal(leaves1, leaves2)
-    return bool(told) if is_concrete(told) else None
+    same = bool(told) if is_concrete(told) else None
+    return same, same is True and is_concrete((leaves1, leaves2))
 
 
 def no_closed_form(name: str, why: str) -> NotImplementedError:
