@@ -202,8 +202,8 @@ class NtkFn:
         def planned(arrays: list[Any]) -> None:
             plans.append(self._plan(nbytes(arrays), *join_arrays(static, arrays)))
 
-<<<<<<< HEAD
-        jax.eval_shape(planned, arrays)
+        with full_precision(self.precision):
+            jax.eval_shape(planned, arrays)
         found = self._checked.get(self._check_key(x1, x2, params, kwargs))
         return replace(plans[0], checked=found, distrusted=tuple(sorted(self._distrusted)))
 
@@ -240,11 +240,6 @@ class NtkFn:
                 "check needs arguments with values: call it outside jit, vmap and grad."
             )
         return self._check(self._pair("factors", x, None, params, kwargs))
-=======
-        with full_precision(self.precision):
-            jax.eval_shape(planned, arrays)
-        return plans[0]
->>>>>>> calls
 
     # Calls
 

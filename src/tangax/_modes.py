@@ -12,10 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-<<<<<<< HEAD
-=======
 import numpy as np
->>>>>>> calls
 
 from . import _jaxpr
 from ._memory import nbytes
@@ -58,7 +55,7 @@ def jacobian(f: Callable[..., Any], primal: Any, *, in_sequence: bool = False) -
     """
     f = _jaxpr.frozen(f, primal)
     try:
-        return _by_rows(f, primal) if in_sequence else jax.jacrev(f)(primal)
+        return _jacobian_by_rows(f, primal) if in_sequence else jax.jacrev(f)(primal)
     except REFUSALS as no_reverse:
         try:
             return jax.jacfwd(f)(primal)
@@ -66,7 +63,7 @@ def jacobian(f: Callable[..., Any], primal: Any, *, in_sequence: bool = False) -
             raise no_reverse from None
 
 
-def _by_rows(f: Callable[..., Any], primal: Any) -> list[Any]:
+def _jacobian_by_rows(f: Callable[..., Any], primal: Any) -> list[Any]:
     outputs, pullback = jax.vjp(f, primal)
     zeros = [jnp.zeros_like(y) for y in outputs]
 
@@ -169,7 +166,7 @@ def _blocks(
     size = max(1, min(y.size, _ROWS // max(1, row_bytes)))
     try:
         jax.eval_shape(rows, jnp.arange(size))
-    except _REFUSALS:  # of a rule that cannot be mapped: entry by entry
+    except REFUSALS:  # of a rule that cannot be mapped: entry by entry
         size, rows = 1, lambda index: jax.tree.map(lambda j: j[None], row(index[0]))
     steps = -(-y.size // size)
     return jnp.minimum(jnp.arange(steps * size), y.size - 1).reshape(steps, size), rows

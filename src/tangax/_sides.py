@@ -19,13 +19,10 @@ import numpy as np
 
 from . import _jaxpr
 from ._axes import Axes, KernelAxes, VmapAxes, batch_axes, kernel_axes, split_vmap_axes
-<<<<<<< HEAD
+from ._inputs import second_inputs
 from ._meshes import gathered, varying, varying_axes
 from ._modes import in_turn
-=======
-from ._inputs import second_inputs
 from ._settings import users_promotion
->>>>>>> calls
 from ._trees import (
     Params,
     check_same_structure,

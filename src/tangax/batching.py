@@ -23,11 +23,8 @@ from ._get import kernel_tuple
 from ._halves import ANY, Call, Halves, pair_of
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
 from ._memory import budget, free, host_free
-<<<<<<< HEAD
 from ._place import locked, resolved
-=======
 from ._settings import default_promotion
->>>>>>> calls
 from ._sides import check_examples_are_independent
 from ._tiles import Array, InMemory, arrays_of
 from ._trees import floats_as_arrays, split_arrays

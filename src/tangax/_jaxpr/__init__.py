@@ -29,18 +29,12 @@ from .core import source as source
 from .core import subjaxprs as subjaxprs
 from .core import trace as trace
 from .core import unwrap as unwrap
-<<<<<<< HEAD
 from .hashing import digest as digest
-from .measures import epsilon as epsilon
-from .measures import is_reverse_only as is_reverse_only
-from .measures import largest as largest
-=======
 from .linearity import is_linear_if_transposed as is_linear_if_transposed
-from .measures import digest as digest
 from .measures import epsilon as epsilon
 from .measures import is_reverse_only as is_reverse_only
 from .measures import keeps_a_rule as keeps_a_rule
->>>>>>> calls
+from .measures import largest as largest
 from .measures import multiply_adds as multiply_adds
 from .measures import widest as widest
 from .moves import Join as Join

@@ -86,8 +86,6 @@ def is_reverse_only(jaxpr: Jaxpr) -> bool:
         name(eqn) == "custom_lin" or any(is_reverse_only(unwrap(b)) for b in subjaxprs(eqn))
         for eqn in jaxpr.equations
     )
-<<<<<<< HEAD
-=======
 
 
 def keeps_a_rule(jaxpr: Jaxpr) -> bool:
@@ -96,7 +94,3 @@ def keeps_a_rule(jaxpr: Jaxpr) -> bool:
         name(eqn).startswith("custom_vjp") or any(keeps_a_rule(unwrap(b)) for b in subjaxprs(eqn))
         for eqn in jaxpr.equations
     )
-
-
-_ADDRESS = re.compile(r"(?<= at )0x[0-9a-f]+")
->>>>>>> calls
