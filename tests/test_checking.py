@@ -337,3 +337,16 @@ def test_without_reverse_mode_there_is_nothing_to_check():
 
 def test_factors_module_names_its_parts():
     assert _factors.GENERIC.name == "generic" and _factors.RETURNED.name == "returned"
+
+
+@pytest.mark.parametrize("memory", ["1GiB", "400MiB"])
+def test_batch_checks_once_and_takes_whole_jacobians(broken, memory):
+    params = params_of(mlp)
+    kernel_fn = nt.batch(nt.empirical_ntk_fn(mlp, (), vmap_axes=0), 2, memory=memory)
+    with pytest.warns(UserWarning) as said:
+        kernel = kernel_fn(X, None, params)
+    assert len(said) == 2
+    assert_equal(kernel, expected(mlp))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_equal(kernel_fn(X, None, params), expected(mlp))

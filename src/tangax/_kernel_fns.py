@@ -205,7 +205,7 @@ class NtkFn:
         with full_precision(self.precision):
             jax.eval_shape(planned, arrays)
         found = self._checked.get(self._check_key(x1, x2, params, kwargs))
-        return replace(plans[0], checked=found, distrusted=tuple(sorted(self._distrusted)))
+        return replace(plans[0], checked=found, distrusted=self.distrusted)
 
     def check(self, x: Any, params: Any, **kwargs: Any) -> dict[str, float]:
         """Check by hand what a call outside `jit` checks by itself, at two examples of `x`.
@@ -240,6 +240,12 @@ class NtkFn:
                 "check needs arguments with values: call it outside jit, vmap and grad."
             )
         return self._check(self._pair("factors", x, None, params, kwargs))
+
+    def varied(self, **options: Any) -> NtkFn:
+        """The same with other options; leaves that are not trusted are those of both."""
+        other = replace(self, **options)
+        object.__setattr__(other, "_distrusted", self._distrusted)
+        return other
 
     # Calls
 
@@ -329,6 +335,11 @@ class NtkFn:
         )
 
     # Checks
+
+    @property
+    def distrusted(self) -> tuple[str, ...]:
+        """Leaves whose factors gave another derivative than `f` itself."""
+        return tuple(sorted(self._distrusted))
 
     def _check_key(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         return call_key(*split_arrays((x1, x2, floats_as_arrays(params), kwargs)))

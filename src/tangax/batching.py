@@ -287,7 +287,7 @@ class Batched:
     ) -> Call:
         fn = self.fn
         if fn.ntk_fn.vmap_axes is None:
-            fn = replace(fn, ntk_fn=replace(fn.ntk_fn, vmap_axes=0))
+            fn = replace(fn, ntk_fn=fn.ntk_fn.varied(vmap_axes=0))
         both = sides(x1, x2, fn.ntk_fn.vmap_axes, kwargs, planned=planned)
         return Call(fn, names, both, params)
 
@@ -311,7 +311,7 @@ class Batched:
         """The plan, and what is compiled for it: once for calls of the same shapes.
 
         A new plan comes before an `f` that mixes examples is refused, and that before a store. It
-        is checked once for each run; a finished kernel was, when it was computed.
+        is checked once for each plan; a finished kernel was, when it was computed.
         """
         shapes = [(side.n, *side.shapes(1)) for side in call.sides[: 2 - call.same]]
         key = call_key(*split_arrays((call.names, shapes, call.params)))
@@ -319,11 +319,11 @@ class Batched:
         found = self._compiled.get(key)
         if found is None:
             plan, halves = self._plan(call, recipe, finished=finished)
+            if call.fn.ntk_fn.check_vmap and not finished and check(call):
+                plan, halves = self._plan(call, recipe, finished=finished)
             found = plan, Compute(plan, halves, call)
             if key is not None:
                 self._compiled[key] = found
-        if call.fn.ntk_fn.check_vmap and not finished:
-            check(call)
         return found
 
     def _fill(
@@ -358,18 +358,23 @@ def trees(call: Call, halves: Halves, arrays: Sequence[Any]) -> list[Any]:
     return [treedef.unflatten(part) for part in parts]
 
 
-def check(call: Call) -> None:
-    """Refuse an `f` that mixes examples, if the first ones show it."""
+def check(call: Call) -> bool:
+    """Refuse an `f` that mixes examples, if the first ones show it.
+
+    Whether factors of a leaf are not to be trusted, which changes the plan.
+    """
+    fn = call.fn.ntk_fn
+    trusted = fn.distrusted
     for side in call.sides[: 2 - call.same]:
         if side.n < 2:
             continue
         x, kwargs = side.block(0, min(side.n, CHECKED))
         if "ntk" in call.names:
-            pair = call.fn.ntk_fn._pair("factors", x, None, call.params, kwargs)
+            fn._check(fn._pair("factors", x, None, call.params, kwargs), MIXED)
         else:
             pair = pair_of(call, x, call.params, kwargs)
-        leaves = pair.params.leaves if pair.params else []
-        check_examples_are_independent(pair.first, leaves, pair.names, MIXED)
+            check_examples_are_independent(pair.first, [], pair.names, MIXED)
+    return fn.distrusted != trusted
 
 
 MIXED = (

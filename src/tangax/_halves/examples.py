@@ -27,9 +27,9 @@ class InExamples:
     @staticmethod
     def of(call: Call, memory: int) -> InExamples:
         """From the shapes of one example."""
-        ntk_fn = replace(call.fn.ntk_fn, check_vmap=False)
+        ntk_fn = call.fn.ntk_fn.varied(check_vmap=False)
         if ntk_fn.has_plan:
-            ntk_fn = replace(ntk_fn, memory=memory)
+            ntk_fn = ntk_fn.varied(memory=memory)
         first = one_example(call, 0)
         examples = (first, first if call.same else one_example(call, 1))
         return InExamples(call, replace(call.fn, ntk_fn=ntk_fn), examples)

@@ -48,7 +48,7 @@ class InFactors:
     @staticmethod
     def of(call: Call, memory: int, forms: Sequence[str] | None) -> InFactors:
         """From the shapes of one example; `forms` chosen by cost unless they are given."""
-        ntk_fn = replace(call.fn.ntk_fn, memory=memory)
+        ntk_fn = call.fn.ntk_fn.varied(memory=memory)
         examples, forms = measured(call, ntk_fn, forms)
         return InFactors(call, ntk_fn, examples, tuple(forms))
 
