@@ -53,15 +53,15 @@ def leaf_pairs(f1: list[Factor], f2: list[Factor]) -> list[tuple[Factor, Factor]
 
 
 def layout(factor: Factor) -> Layout | None:
-    """The layout of a factored Jacobian."""
-    return None if isinstance(factor, Materialised) else factor.layout
+    """The layout of a Jacobian; nothing of one that is of the whole leaf as it is."""
+    return factor.layout
 
 
 def in_leaf(factors: list[Factor]) -> Materialised:
     """The sum of factors, `[n, o, p]` in the leaf's layout."""
 
     def flat(factor: Factor) -> jax.Array:
-        if isinstance(factor, Materialised):
+        if isinstance(factor, Materialised) and factor.layout is None:
             return factor.J
         J = jax.vmap(materialise)(factor)
         return J.reshape(*J.shape[:2], math.prod(J.shape[2:]))
