@@ -359,18 +359,19 @@ def joined(group: list[Factor]) -> Factor:
     """Factors of equal layout as one: along `s`, or added."""
     if len(group) == 1:
         return group[0]
-    first = group[0]
-    if isinstance(first, Materialised):
-        return replace(first, J=functools.reduce(jnp.add, common(list(map(cotangent, group)))))
-    A = jax.tree.map(lambda *a: jnp.concatenate(common(a), 0), *(f.A for f in group))
-    return replace(first, A=A, G=jnp.concatenate(common(list(map(cotangent, group))), 1))
+    arrays = common([cotangent(f) for f in group])
+    factored = [f for f in group if isinstance(f, Factored)]
+    if not factored:
+        return with_cotangent(group[0], functools.reduce(jnp.add, arrays))
+    A = jax.tree.map(lambda *a: jnp.concatenate(common(a), 0), *(f.A for f in factored))
+    return replace(factored[0], A=A, G=jnp.concatenate(arrays, 1))
 
 
 def added(part: list[Factor]) -> Materialised:
     """The sum of factors that share entries, of as much of the leaf as they reach."""
     J = functools.reduce(jnp.add, common(list(map(materialise, part))))
-    layouts = [f.layout for f in part]
-    bounds = [layout.bounds for layout in layouts if layout is not None and layout.bounds]
+    layouts = [f.layout for f in part if f.layout is not None]
+    bounds = [layout.bounds for layout in layouts if layout.bounds is not None]
     if len(bounds) < len(part):
         return Materialised(J)
     box = tuple(
