@@ -206,6 +206,26 @@ def test_blocks_stay_in_cache_whatever_the_budget():
     assert blocks("16GiB", ()).sizes == (1, 1, 400, 400)  # cut, they would be pulled back again
 
 
+def test_a_plan_far_above_its_budget_is_refused(caplog):
+    """200 examples of 1,000 outputs that all meet: 160 GB for the half that is mirrored alone."""
+    params, x = jax.eval_shape(lambda: mlp_params(32, 128, 1000)), shape(200, 32)
+    ntk_fn = nt.empirical_ntk_fn(mlp, (), vmap_axes=0, memory="1GiB")
+    message = (
+        r"149 GiB are held .*, 149 times the 1 GiB of `memory`: .* 1000 outputs .* trace_axes or"
+    )
+    message += r" diagonal_axes.*; or take fewer examples at a time, as nt\.batch does; .*vmap_axes"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(ntk_fn, x, None, params)
+    assert str(ntk_fn.explain(x, None, params)).count("A CALL IS REFUSED") == 1
+    traced = nt.empirical_ntk_fn(mlp, (-1,), vmap_axes=0, memory="1GiB")
+    assert jax.eval_shape(traced, x, None, params).shape == (200, 200)
+    assert "REFUSED" not in str(traced.explain(x, None, params)) and not caplog.messages
+    wide = shape(20_000, 32)  # one output, so that there is nothing to trace
+    single = nt.empirical_ntk_fn(lambda p, x: mlp(p, x)[:, :1], (), vmap_axes=0, memory="10MiB")
+    with pytest.raises(ValueError, match="of `memory`: take fewer examples at a time"):
+        jax.eval_shape(single, wide, None, params)
+
+
 def test_layers_one_by_one_change_nothing():
     """A scanned stack is contracted layer by layer where a layer is worth a step of a loop."""
     params = {"stack": normal(60, 3, 128, 128) / 12, "head": normal(61, 128, 2)}

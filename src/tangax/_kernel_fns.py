@@ -29,7 +29,7 @@ from ._sides import (
     pair_sides,
     warn_once,
 )
-from ._structured import frames, kernels, plan_outputs, warn_of_memory
+from ._structured import check_memory, frames, kernels, plan_outputs
 from ._trees import floats_as_arrays, is_concrete, join_arrays, split_arrays
 
 
@@ -304,7 +304,7 @@ class NtkFn:
     def _kernels(self, names: tuple[str, ...], first: Source, second: Source) -> Any:
         """What is asked for, of two sides. A budget that will be exceeded is told of."""
         every, plans = self._planned(first, second)
-        warn_of_memory(plans, budget(self.memory))
+        check_memory(plans, budget(self.memory))
         return kernels(names, first, second, every, plans)
 
     def _planned(self, first: Source, second: Source) -> tuple[list[Frame], list[OutputPlan]]:

@@ -10,7 +10,7 @@ from . import _jaxpr
 from ._axes import Axes
 from ._factors import Factor, Factored, OneHot, cotangent
 from ._linear import Linear, Source, linearise
-from ._memory import in_bytes
+from ._memory import in_bytes, is_refused
 from ._planner import Cost
 from ._sides import Pair
 from ._sites import Found, describe
@@ -135,6 +135,7 @@ class Plan:
             f"bytes: arguments {in_bytes(self.arguments)}, kernel {in_bytes(self.result)}, "
             f"held besides about {in_bytes(self.held)}; memory {in_bytes(self.memory)}"
             + (" IS EXCEEDED: take fewer examples" if self.held > self.memory else "")
+            + ("; A CALL IS REFUSED" if is_refused(self.held, self.memory) else "")
         )
         lines.append(self._checks())
         return "\n".join(lines)

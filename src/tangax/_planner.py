@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import opt_einsum
 
-from ._contract import ORDERS, Term, tile_starts
+from ._contract import ORDERS, Term, tile_count
 from ._factors import (
     Factor,
     Factored,
@@ -206,7 +206,7 @@ def cost(f1: Factor, f2: Factor, frame: Frame, term: Term) -> Cost:
     tile = sizes | {N: min(n.size, n.count)}
     if not frame.joint:
         tile[M] = min(m.size, m.count)
-    runs = n.runs if frame.joint else len(tile_starts(n, m, half=f1 is f2)[0])
+    runs = n.runs if frame.joint else tile_count(n, m, half=f1 is f2)
     # Tiles of these orders are made to stay in cache.
     cached = 8 if term.order in ONE_BY_ONE else 1
     multiply_adds = moved = held = 0

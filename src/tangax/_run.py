@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -221,7 +222,7 @@ def collected(
 def flat(factor: Factor) -> Factor:
     """A materialised Jacobian as `[o, p]`."""
     if isinstance(factor, Materialised):
-        return Materialised(factor.J.reshape(factor.J.shape[0], math.prod(factor.J.shape[1:])))
+        return replace(factor, J=factor.J.reshape(len(factor.J), math.prod(factor.J.shape[1:])))
     return factor
 
 

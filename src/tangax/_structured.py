@@ -16,7 +16,7 @@ from ._factors import Factor, Layout, Materialised, materialise
 from ._frame import Block, D, Frame, O, Q, added, combinations, loop, masked
 from ._kernel import mirrored, nngp
 from ._linear import ByLeaf, Meta, Source, logger, on_cotangents
-from ._memory import in_bytes
+from ._memory import in_bytes, is_refused
 from ._meshes import varying, varying_axes
 from ._planner import OutputPlan
 
@@ -53,15 +53,15 @@ def leaf_pairs(f1: list[Factor], f2: list[Factor]) -> list[tuple[Factor, Factor]
 
 
 def layout(factor: Factor) -> Layout | None:
-    """The layout of a factored Jacobian."""
-    return None if isinstance(factor, Materialised) else factor.layout
+    """The layout of a Jacobian; nothing of one that is of the whole leaf as it is."""
+    return factor.layout
 
 
 def in_leaf(factors: list[Factor]) -> Materialised:
     """The sum of factors, `[n, o, p]` in the leaf's layout."""
 
     def flat(factor: Factor) -> jax.Array:
-        if isinstance(factor, Materialised):
+        if isinstance(factor, Materialised) and factor.layout is None:
             return factor.J
         J = jax.vmap(materialise)(factor)
         return J.reshape(*J.shape[:2], math.prod(J.shape[2:]))
@@ -101,12 +101,26 @@ def kernels(
     return tuple(methods[name]() for name in names)
 
 
-def warn_of_memory(plans: list[OutputPlan], memory: int) -> None:
-    """Log that plans hold more than a budget, if they do."""
-    held = max((plan.held for plan in plans), default=0)
-    if held > memory:
-        message = "About %s are held besides arguments and kernel, more than the %s of `memory`."
-        logger.warning(message + " Take fewer examples at a time.", *map(in_bytes, (held, memory)))
+def check_memory(plans: list[OutputPlan], memory: int) -> None:
+    """Log that plans hold more than a budget, if they do; refuse those that hold many times it."""
+    plan = max(plans, key=lambda plan: plan.held, default=None)
+    if plan is None or plan.held <= memory:
+        return
+    what = "are held besides arguments and kernel"
+    if not is_refused(plan.held, memory):
+        message = f"About %s {what}, more than the %s of `memory`. Take fewer examples at a time."
+        logger.warning(message, *map(in_bytes, (plan.held, memory)))
+        return
+    free = plan.o.count
+    fewer = (
+        f"every one of {free} outputs of an example meets all others: name their axes in "
+        f"trace_axes or diagonal_axes, if that is the kernel you want; or "
+    )
+    raise ValueError(
+        f"About {in_bytes(plan.held)} {what}, {plan.held // memory} times the {in_bytes(memory)} "
+        f"of `memory`: {fewer if free > 1 else ''}take fewer examples at a time, as nt.batch does; "
+        f"say in vmap_axes that they are independent, if they are; or give a larger memory."
+    )
 
 
 def ntk(

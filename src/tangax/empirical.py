@@ -100,8 +100,10 @@ def empirical_ntk_fn(
         memory: a bound on what is held besides the arguments and the kernel, in bytes or as a
             string like "2GiB"; by default a quarter of what the device has free. It is kept by
             blocks of outputs and by contracting in pieces, not by blocks of examples: what the
-            forward pass leaves behind for all of them is held. `explain` says what it comes to, and
-            a call that will exceed it logs a warning. Not for implementations 1 and 2.
+            forward pass leaves behind for all of them is held. Less is taken where more saves no
+            time. `explain` says what it comes to, a call that will exceed it logs a warning, and
+            one that would hold more than 12 times as much, and more than 256 MiB, is refused. Not
+            for implementations 1 and 2.
         precision: of matrix products, in `f` too, as for `jax.default_matmul_precision`; by default
             full float32 on every device.
 
@@ -118,8 +120,8 @@ def empirical_ntk_fn(
     Raises:
         ValueError: axes that do not fit, named with the shapes; examples that `f` mixes though
             `vmap_axes` is given, if two of them show it; trees of different structure; `memory`
-            for an implementation that has no blocks; `NTK_VECTOR_PRODUCTS` for a function without
-            forward mode.
+            for an implementation that has no blocks, or of less than a twelfth of what a call
+            holds; `NTK_VECTOR_PRODUCTS` for a function without forward mode.
         TypeError: complex parameters or outputs; no floating-point parameter.
 
     Cost: see `NtkImplementation`.

@@ -81,7 +81,8 @@ class Move:
     """What a layout equation does to the entries of an array.
 
     `key`: equal for two that move entries alike; `in_order`: it keeps all of them in their order;
-    `isometric`: its transpose, after it, is the identity; `bounds`: the place that it cuts out.
+    `isometric`: its transpose, after it, is the identity; `bounds`: the place that it cuts out;
+    `aligned`: the result is all of that place, on the same axes.
     """
 
     key: tuple[Any, ...]
@@ -89,6 +90,7 @@ class Move:
     in_order: bool = False
     isometric: bool = True
     bounds: Place | None = None
+    aligned: bool = False
 
 
 def move(eqn: Equation, result: int) -> Move:
@@ -100,6 +102,7 @@ def move(eqn: Equation, result: int) -> Move:
         is_reshape(eqn),
         is_layout(eqn),
         slice_bounds(eqn, result),
+        cut_out(eqn, result) is not None and dropped_axis(eqn) is None,
     )
 
 
