@@ -324,6 +324,7 @@ def joined(name: str, cs: Sequence[Covariance], join: Callable[..., Any]) -> Cov
         own2=join([c.own2 for c in cs]),
         gaussian=all(c.gaussian for c in cs),
         centred=all(c.centred for c in cs),
+        depth=max(c.depth for c in cs),
         shared=frozenset().union(*(c.shared for c in cs)),
     )
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from ._angles import valued
+from ._barrier import apart
 
 # A linear map of positions: `op(array, axes)`, with the axes of each axis of positions.
 Op = Callable[[jax.Array, list[tuple[int, ...]]], jax.Array]
@@ -64,7 +65,8 @@ class Covariance:
     before the first parameter, where it is zero. `same`: which examples are the same one, `[n, m]`;
     `None` where none is known to be. `channels`: the number of them in the finite network. `axes`:
     where its arrays have the batch and the channels. `gaussian`: whether `a` is a Gaussian process;
-    `centred`: whether its mean is zero; `shared`: the branchings that it shares randomness with.
+    `centred`: whether its mean is zero; `depth`: how many functions of one variable it came
+    through; `shared`: the branchings that it shares randomness with.
     """
 
     nngp: jax.Array
@@ -77,6 +79,7 @@ class Covariance:
     axes: tuple[int, int]
     gaussian: bool = False
     centred: bool = False
+    depth: int = 0
     shared: frozenset[Any] = frozenset()
 
     @property
@@ -137,17 +140,21 @@ class Covariance:
 
     def pointwise(self, dual: Dual, *, odd: bool = False) -> Covariance:
         """After a function of one variable, applied to every entry of a Gaussian process."""
-        p, q = self.variances()
+        given = (self.nngp, self.ntk, self.own1, self.own2)
+        nngp, ntk, *own = apart(given, self.depth)
+        before = replace(self, nngp=nngp, ntk=ntk, own1=own[0], own2=own[1])
+        p, q = before.variances()
         same = jnp.zeros((1, 1), bool) if self.same is None else self.same
         one, two = self.spread(p, 0)[..., :, None], self.spread(q, 1)[..., None, :]
-        after = exactly(dual, self.nngp, one, two, self.itself(same))
+        after = exactly(dual, nngp, one, two, self.itself(same))
         own1, own2 = (
-            exactly(dual, own, self.spread(v, 0), self.spread(v, 1), self.own_itself).nngp
-            for own, v in ((self.own1, p), (self.own2, q))
+            exactly(dual, each, self.spread(v, 0), self.spread(v, 1), self.own_itself).nngp
+            for each, v in zip(own, (p, q), strict=True)
         )
-        ntk = None if self.ntk is None else self.ntk * after.slope
         if ntk is not None and after.near is not None:
-            ntk = valued(ntk, self.ntk * after.near)
+            ntk = valued(ntk * after.slope, ntk * after.near)
+        elif ntk is not None:
+            ntk = ntk * after.slope
         return replace(
             self,
             nngp=after.nngp,
@@ -156,6 +163,7 @@ class Covariance:
             own2=own2,
             gaussian=False,
             centred=odd and self.centred,
+            depth=self.depth + 1,
         )
 
     def itself(self, same: jax.Array) -> jax.Array:
