@@ -19,8 +19,8 @@ from ._kernel import check_precision, finish, full_precision, nngp
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
 from ._meshes import automatic
+from ._outputs import OutputPlan
 from ._plan import Plan, make_plan
-from ._planner import OutputPlan
 from ._reference import jacobian_contraction, ntk_vector_products
 from ._sides import (
     MIXED,

@@ -23,7 +23,7 @@ from ._factors import Factor, Factored, Materialised, cotangent, with_cotangent
 from ._frame import even, loop
 from ._memory import nbytes
 from ._meshes import shape_like, varying, varying_axes
-from ._planner import Load
+from ._outputs import Load
 from ._sides import Pair, Side
 from ._trees import kernel_dtype
 

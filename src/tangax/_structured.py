@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _contract, _planner
+from . import _contract, _outputs
 from ._axes import Axes, kernel_axes
 from ._factors import Factor, Layout, Materialised, materialise
 from ._frame import Block, D, Frame, O, Q, added, combinations, loop, masked
@@ -18,7 +18,7 @@ from ._kernel import mirrored, nngp
 from ._linear import ByLeaf, Meta, Source, logger, on_cotangents
 from ._memory import in_bytes, is_refused
 from ._meshes import varying, varying_axes
-from ._planner import OutputPlan
+from ._outputs import OutputPlan
 
 
 def frames(meta1: Meta, meta2: Meta, trace: Axes, diagonal: Axes) -> list[Frame]:
@@ -156,7 +156,7 @@ def plan_outputs(
     pairs = [pair for leaf in pairs_by_leaf(first, second) for pair in leaf]
     loads, same = (first.load(), second.load()), first is second
     return [
-        _planner.plan_output(pairs, frame, loads, memory, same=same, factored=factored)
+        _outputs.plan_output(pairs, frame, loads, memory, same=same, factored=factored)
         for frame in every
     ]
 

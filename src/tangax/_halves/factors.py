@@ -23,8 +23,8 @@ from .._kernel_fns import NtkFn
 from .._linear import ByLeaf, Source
 from .._materialise import jacobian
 from .._memory import nbytes
+from .._outputs import OutputPlan, resized_pair
 from .._plan import backward_flops, forward_flops
-from .._planner import OutputPlan
 from .._structured import in_leaf, kernels, layout, pairs_by_leaf
 from .._trees import kernel_dtype
 from .base import Call, Half, OneExample, Tile, assembled, of_size, outputs_first, shapes_of
@@ -181,7 +181,7 @@ def multiplying_pays(
         for frame in frames:
             (d, r, o), q = frame.counts(0), frame.counts(1)[2]
             whole = OutputPlan(Block(d, d), Block(r, r), Block(o, o), Block(q, q), same)
-            pair = _planner.resized_pair(first, second, whole)
+            pair = resized_pair(first, second, whole)
             least += _planner.plan_pair(*pair, frame, ANY, factored=True).total
             options = _planner.fitted(*pair, frame, "materialise", ANY)
             materialised += min(option.total for option in options)
