@@ -827,3 +827,143 @@ def test_a_seed_is_no_key():
 def test_axes_that_are_no_integers(trace_axes):
     with pytest.raises(ValueError, match="trace_axes must be an int or a sequence of ints"):
         nt.empirical_nngp_fn(mlp, trace_axes)(X1, None, PARAMS)
+
+
+# --- what was probably meant otherwise ------------------------------------------------------------
+
+
+def notes_on(error):
+    """What is said of where an exception of `f` came from; JAX may add notes of its own."""
+    return [note for note in error.__notes__ if note.startswith("f(params, x) was evaluated")]
+
+
+@kernels
+@pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit], ids=["eager", "jit"])
+def test_arguments_in_another_order(make, wrap):
+    with pytest.raises(ValueError, match=r"same tree structure.*x1, x2, params, in this order"):
+        wrap(make(mlp))(X1, PARAMS, X2)
+    if make is not nt.empirical_nngp_fn:
+        with pytest.raises(TypeError, match=r"no floating-point leaf.*x1, x2, params, in this"):
+            wrap(make(mlp))(PARAMS, None, jnp.arange(3))
+    with pytest.raises(TypeError, match="dot_general") as info:  # one tree: f itself refuses
+        wrap(make(lambda w, x: jnp.dot(x, w)))(X1, uniform(0, 4, 2), X2)
+    (note,) = notes_on(info.value)
+    assert "x1, of shapes float64[3, 4]" in note and "x1, x2, params, in this order" in note
+
+
+@kernels
+@pytest.mark.parametrize("vmap_axes", [None, 0])
+def test_an_input_that_f_refuses_is_told(make, vmap_axes):
+    """Which one, with its shapes; the exception is that of `f`."""
+    options = {} if make is nt.empirical_nngp_fn else {"vmap_axes": vmap_axes}
+
+    def f(params, x):
+        return mlp(params, x["a"])
+
+    for name, x1, x2 in (("x1", uniform(4, 3, 5), X2), ("x2", X1, uniform(4, 3, 5))):
+        with pytest.raises(TypeError, match="dot_general") as info:
+            make(f, **options)({"a": x1}, {"a": x2}, PARAMS)
+        (note,) = notes_on(info.value)
+        assert f"x = {name}, of shapes {{a: float64[3, 5]}}" in note
+
+
+def test_get_under_jit_is_static():
+    """JAX refuses a string before it calls anything, and says what to do."""
+    with pytest.raises(TypeError, match=r"(?s)path get.*static_argnames"):
+        jax.jit(nt.empirical_kernel_fn(mlp))(X1, None, "ntk", PARAMS)
+
+
+SPLIT = "carry is a tuple of two: its first entry goes to x1 .* pass a list or a namedtuple"
+
+
+@kernels
+def test_a_pair_without_x2_warns_once(make):
+    def f(params, x, carry, rng=None):
+        return mlp(params, x) * carry[0] + carry[1]
+
+    fn, carry = make(f), (uniform(1, 3, 2), uniform(2, 3, 2))
+    with pytest.warns(UserWarning, match=SPLIT) as record:
+        fn(X1, None, PARAMS, carry=carry)
+        fn(X1 * 2, None, PARAMS, carry=carry)
+    assert len(record) == 1
+    assert record[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(f)(X1, X1, PARAMS, carry=carry)  # one for each side
+        make(f)(X1, None, PARAMS, carry=list(carry))
+        make(f)(X1, None, PARAMS, carry=list(carry), rng=(jax.random.key(0), jax.random.key(1)))
+
+
+def test_a_pair_without_x2_warns_in_blocks_and_products():
+    def f(params, x, carry):
+        return mlp(params, x) * carry[0] + carry[1]
+
+    batched = nt.batch(nt.empirical_ntk_fn(f), 2)
+    with pytest.warns(UserWarning, match=SPLIT):
+        batched(X1, None, PARAMS, carry=(uniform(1, 2), uniform(2, 2)))
+    with pytest.warns(UserWarning, match=SPLIT):
+        nt.empirical_ntk_vp_fn(f, X1, None, PARAMS, carry=(uniform(1, 2), uniform(2, 2)))
+
+
+def test_batch_statistics_among_the_parameters_warn_once():
+    params = {"params": PARAMS, "batch_stats": {"bn": {"mean": uniform(1, 2)}}}
+
+    def f(p, x):
+        return mlp(p["params"], x) - p["batch_stats"]["bn"]["mean"]
+
+    said = r"params\['batch_stats'\]\['bn'\]\['mean'\] looks like a batch statistic"
+    for make in WITH_VMAP:
+        fn = make(f)
+        with pytest.warns(UserWarning, match=said) as record:
+            fn(X1, None, params)
+            fn(X1, X2, params)
+        assert len(record) == 1
+    for call in (
+        lambda: nt.linearize(f, params),
+        lambda: nt.empirical_ntk_vp_fn(f, X1, X2, params),
+    ):
+        with pytest.warns(UserWarning, match=said):
+            call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nt.empirical_nngp_fn(f)(X1, None, params)  # nothing is differentiated
+        nt.empirical_ntk_fn(lambda p, x: f(params | {"params": p}, x))(X1, None, PARAMS)
+
+
+def test_explain_of_both_kernels():
+    kernel_fn = nt.empirical_kernel_fn(mlp, vmap_axes=0, memory="1GiB")
+    plan = str(kernel_fn.ntk_fn.explain(X1, X2, PARAMS))
+    for asked in (("ntk", PARAMS), (None, PARAMS), (("nngp", "ntk"), PARAMS), (PARAMS,)):
+        assert str(kernel_fn.explain(X1, X2, *asked)) == plan
+    with pytest.raises(ValueError, match="NNGP has no plan"):
+        kernel_fn.explain(X1, X2, "nngp", PARAMS)
+    with pytest.raises(TypeError, match="needs params"):
+        kernel_fn.explain(X1, X2, "ntk")
+
+
+def test_an_init_fn_of_another_kind():
+    class Linen:
+        """The calls of a module of Flax Linen."""
+
+        def init(self, key, x):
+            return {"params": {"w": jax.random.normal(key, (x.shape[-1], 2))}}
+
+        def apply(self, variables, x, *, rngs=None, **kwargs):
+            assert not kwargs, f"unexpected {kwargs}"
+            return x @ variables["params"]["w"]
+
+    model, key = Linen(), jax.random.key(0)
+    with pytest.raises(AttributeError) as info:
+        nt.monte_carlo_kernel_fn(model.init, model.apply, key, 1)(X1, None, "ntk")
+    said = "".join(info.value.__notes__)
+    assert "input_shape was (3, 4)" in said
+    assert "(None, model.init(key, jnp.zeros(shape)))" in said
+    with pytest.raises(TypeError, match=r"returned dict, no pair.*\(None, model.init"):
+        init = lambda key, shape: model.init(key, jnp.zeros(shape))  # noqa: E731
+        nt.monte_carlo_kernel_fn(init, model.apply, key, 1)(X1, None, "ntk")
+
+    def wrapped(key, shape):
+        return None, model.init(key, jnp.zeros(shape))
+
+    kernel = nt.monte_carlo_kernel_fn(wrapped, model.apply, key, 1, vmap_axes=0)(X1, None, "ntk")
+    assert_equal(kernel, np.asarray(X1 @ X1.T))

@@ -14,9 +14,9 @@ import numpy as np
 
 from . import _jaxpr
 from ._axes import VmapAxes, batch_axes, split_vmap_axes
-from ._inputs import second_inputs
-from ._sides import batch_length, check_passed, is_pair, second_key, split_kwargs
-from ._trees import check_same_structure, dtype_is, is_concrete, named_leaves
+from ._inputs import check_same_inputs, is_pair, second_inputs
+from ._sides import batch_length, check_passed, second_key, split_kwargs
+from ._trees import dtype_is, is_concrete, named_leaves
 
 # Bytes that are read at a time where the size of a block does not matter.
 READ = 2**24
@@ -102,7 +102,7 @@ def sides(
     if x2 is None:
         x2 = x1
     else:
-        check_same_structure("x1", x1, "x2", x2)
+        check_same_inputs(x1, x2)
     first = examples_of("x1", x1, vmap_axes, kwargs1)
     folded = x2 is not x1 and kwargs.get("rng") is not None and not is_pair(kwargs["rng"])
     if folded and not planned:

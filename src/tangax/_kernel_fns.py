@@ -13,6 +13,7 @@ from ._axes import Axes, VmapAxes, split_vmap_axes
 from ._compiled import Compiled, call_key
 from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
+from ._inputs import warn_of_pairs
 from ._kernel import check_precision, finish, full_precision, nngp
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
@@ -84,6 +85,7 @@ class NngpFn:
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
         """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once."""
+        warn_of_pairs(self._warned, x2, kwargs)
         with full_precision(self.precision):
             pair = pair_sides(self.f, x1, x2, params, None, kwargs, differentiate=False)
             axes = pair.axes(self.trace_axes, self.diagonal_axes)
@@ -205,6 +207,8 @@ class NtkFn:
 
     def _run(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """Check what was not seen before, then compute."""
+        if what != "factors":
+            warn_of_pairs(self._warned, x2, kwargs)
         static, arrays = split_arrays((what, x1, x2, floats_as_arrays(params), kwargs))
         key = call_key(static, arrays)
         if key not in self._checked and self._checks and is_concrete(arrays):
@@ -312,6 +316,16 @@ class KernelFn:
         names, single, params = self.request(get, params)
         kernels = self._kernels(names, x1, x2, params, kwargs)
         return kernels[0] if single else kernel_tuple(names)(*kernels)
+
+    def explain(self, x1: Any, x2: Any, get: Any = None, params: Any = None, **kwargs: Any) -> Plan:
+        """The plan of the NTK of a call, as `kernel_fn.ntk_fn.explain` gives it.
+
+        `kernel_fn.ntk_fn` has `factors` and `contract` too. `ValueError` where no NTK is asked for.
+        """
+        names, _, params = self.request(get, params)
+        if "ntk" not in names:
+            raise ValueError("An NNGP has no plan: explain tells of the NTK.")
+        return self.ntk_fn.explain(x1, x2, params, **kwargs)
 
     def request(self, get: Any, params: Any) -> tuple[tuple[str, ...], bool, Any]:
         """The kernels asked for, whether it is one by itself, and the parameters."""

@@ -6,8 +6,6 @@ keyword arguments without a batch axis. With `vmap_axes=None` there is one "exam
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,17 +17,17 @@ import numpy as np
 
 from . import _jaxpr
 from ._axes import Axes, KernelAxes, VmapAxes, batch_axes, kernel_axes, split_vmap_axes
-from ._inputs import second_inputs
+from ._inputs import ORDER, check_same_inputs, is_pair, second_inputs, told_of, warn_of_statistics
 from ._settings import users_promotion
 from ._trees import (
     Params,
-    check_same_structure,
     describe,
     dtype_is,
     is_concrete,
     named_leaves,
     split_params,
 )
+from ._warnings import user_stacklevel
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,12 @@ def pair_sides(
     if x2 is None:
         x2 = x1
     else:
-        check_same_structure("x1", x1, "x2", x2)
+        check_same_inputs(x1, x2)
         if split and kwargs.get("rng") is not None and not is_pair(kwargs["rng"]):
             same_inputs = are_equal(x1, x2)
             keys = jax.tree.map(lambda key: second_key(key, same_inputs), kwargs["rng"])
             kwargs2 = kwargs2 | {"rng": keys}
-    split_tree = split_params(params) if differentiate else None
+    split_tree = split_params(params, ORDER) if differentiate else None
     first, names, treedef = make_side(f, "x1", x1, split_tree, params, vmap_axes, kwargs1)
     if same:
         return Pair(first, first, same, split_tree, names, treedef)
@@ -143,11 +141,6 @@ def split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     first = {k: v[0] if is_pair(v) else v for k, v in kwargs.items()}
     second = {k: v[1] if is_pair(v) else v for k, v in kwargs.items()}
     return first, second, any(map(is_pair, kwargs.values()))
-
-
-def is_pair(value: Any) -> bool:
-    """Whether a keyword argument is split; a namedtuple of two is one value."""
-    return type(value) is tuple and len(value) == 2
 
 
 def second_key(key: Any, same_inputs: jax.Array | bool) -> jax.Array:
@@ -209,7 +202,8 @@ def make_side(
             return f(tree, rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
 
     leaves = [] if split_tree is None else split_tree.leaves
-    out_tree = jax.eval_shape(whole, leaves, data)
+    with told_of(name, x, params):
+        out_tree = jax.eval_shape(whole, leaves, data)
     named = named_leaves("f(params, x)", out_tree)
     check_outputs(named, differentiate=split_tree is not None)
     canonical_out = batch_axes("f(params, x)", out_axes, out_tree)
@@ -303,18 +297,10 @@ def warn_if_batch_is_traced(pair: Pair, axes: list[KernelAxes], x1: Any) -> bool
 
 
 def warn_once(warned: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
-    """Warn of a traced batch axis, once for each kernel function."""
-    if not warned and warn_if_batch_is_traced(pair, axes, x1):
+    """Warn of a traced batch axis, and of batch statistics, once for each kernel function."""
+    if "traced" not in warned and warn_if_batch_is_traced(pair, axes, x1):
         warned.add("traced")
-
-
-def user_stacklevel() -> int:
-    """The `stacklevel` at which the caller's `warnings.warn` points at the user's line."""
-    ours = (os.path.dirname(__file__) + os.sep, os.path.dirname(jax.__file__) + os.sep)
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
-        frame, level = frame.f_back, level + 1
-    return level
+    warn_of_statistics(warned, pair.params.paths if pair.params else [])
 
 
 MIXED = (

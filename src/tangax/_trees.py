@@ -34,7 +34,7 @@ class Params:
 _LEAF = object()
 
 
-def split_params(params: Any) -> Params:
+def split_params(params: Any, hint: str = "") -> Params:
     """Split `params`; `TypeError` for a complex leaf or where no leaf is floating point."""
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
     leaves, paths, constants = [], [], []
@@ -52,8 +52,8 @@ def split_params(params: Any) -> Params:
     if not leaves:
         msg = (
             "params has no floating-point leaf to differentiate; its leaves are "
-            f"{[describe(leaf) for _, leaf in flat]}."
-        )
+            f"{[describe(leaf) for _, leaf in flat]}. {hint}"
+        ).strip()
         raise TypeError(msg)
     return Params(leaves, paths, treedef, constants)
 

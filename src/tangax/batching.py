@@ -19,6 +19,7 @@ from ._fingerprint import fingerprint, function_digest
 from ._finite import MODES, Finite
 from ._get import kernel_tuple
 from ._halves import ANY, Call, Halves, pair_of
+from ._inputs import warn_of_pairs
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
 from ._memory import budget, free, host_free
 from ._settings import default_promotion
@@ -174,6 +175,8 @@ class Batched:
     options: Options
     # Plans and compiled functions by the shapes of calls.
     _compiled: dict[Any, tuple[BlockPlan, Compute]] = field(default_factory=dict, init=False)
+    # Whether a warning was given.
+    _warned: set[Any] = field(default_factory=set, init=False)
 
     @default_promotion()
     def plan(
@@ -195,6 +198,7 @@ class Batched:
         if self.options.progress:
             tqdm_class()
         check_values(x1, x2, params, kwargs)
+        warn_of_pairs(self._warned, x2, kwargs)
         params = jax.tree.map(lambda w: jnp.asarray(w) if isinstance(w, np.ndarray) else w, params)
         call = self._call(names, x1, x2, params, kwargs, planned=False)
         if self.options.store is not None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from . import _modes
 from ._axes import Axes, VmapAxes
+from ._inputs import warn_of_pairs, warn_of_statistics
 from ._kernel import full_precision
 from ._kernel_fns import KernelFn, NngpFn, NtkFn, NtkImplementation
 from ._sides import pair_sides
@@ -216,9 +217,11 @@ def empirical_ntk_vp_fn(
         >>> nt.empirical_ntk_vp_fn(f, x[:3], x, w)(x).shape
         (3, 5)
     """
+    warn_of_pairs(set(), x2, kwargs)
     with full_precision(None):
         pair = pair_sides(f, x1, x2, params, None, kwargs, differentiate=True)
     assert pair.params is not None
+    warn_of_statistics(set(), pair.params.paths)
     leaves = pair.params.leaves
     expected = pair.treedef.unflatten(pair.second.outputs)
     with full_precision(None):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from . import _series
 from ._axes import is_int
+from ._inputs import warn_of_statistics
 from ._modes import goes_by_rows, pushforward
 from ._settings import default_promotion, users_promotion
 from ._trees import (
@@ -109,6 +110,7 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
     if not is_int(degree) or degree < 0:
         raise ValueError(f"degree must be an int of at least 0, got {degree!r}.")
     split = split_params(params)
+    warn_of_statistics(set(), split.paths)
 
     def f_taylor(new_params: Any, *args: Any, **kwargs: Any) -> Any:
         direction = difference(split, params, new_params)
