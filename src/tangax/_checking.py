@@ -18,6 +18,7 @@ import numpy as np
 
 from . import _jaxpr, _sites
 from ._factors import Factor, Materialised, product
+from ._kernel import full_precision
 from ._linear import Linear, linearise, on_cotangents, trace_side
 from ._meshes import gathered
 from ._modes import REFUSALS
@@ -69,7 +70,7 @@ def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
                 raise ValueError(mixed.format(name))
         return beyond_rounding(np.reshape(np.array(found, np.float64), (-1, 2)), eps[0])
 
-    with jax.default_matmul_precision("highest"):
+    with full_precision(None):
         worst: Any = 0.0
         for leaves in (given, moved(given)):
             found = at(leaves, 0)
