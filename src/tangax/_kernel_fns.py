@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ._axes import Axes, VmapAxes, split_vmap_axes
-from ._compiled import Compiled, call_key
+from ._compiled import Compiled
 from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
 from ._inputs import warn_of_pairs
@@ -78,14 +78,23 @@ class NngpFn:
     precision: Any = None
     # Whether a warning was given.
     _warned: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Compiled for calls outside `jit`.
+    _compiled: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_function(self.f)
         check_precision(self.precision)
+        object.__setattr__(self, "_compiled", Compiled(self._compute))
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
-        """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once."""
+        """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once.
+
+        Outside `jit` it is compiled at the first call for each shape.
+        """
         warn_of_pairs(self._warned, x2, kwargs)
+        return self._compiled(x1, x2, floats_as_arrays(params), kwargs)
+
+    def _compute(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         with full_precision(self.precision):
             pair = pair_sides(self.f, x1, x2, params, None, kwargs, differentiate=False)
             axes = pair.axes(self.trace_axes, self.diagonal_axes)
@@ -209,13 +218,13 @@ class NtkFn:
         """Check what was not seen before, then compute."""
         if what != "factors":
             warn_of_pairs(self._warned, x2, kwargs)
-        static, arrays = split_arrays((what, x1, x2, floats_as_arrays(params), kwargs))
-        key = call_key(static, arrays)
-        if key not in self._checked and self._checks and is_concrete(arrays):
+        args = what, x1, x2, floats_as_arrays(params), kwargs
+        key = self._compiled.key(args)
+        if key not in self._checked and self._checks and is_concrete(args):
             self._check(self._pair(what, x1, x2, params, kwargs))
             if key is not None:
                 self._checked.add(key)
-        return self._compiled.of_split(static, arrays)
+        return self._compiled(*args)
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """What is asked for: "factors" of x1, or a tuple of kernels by name."""

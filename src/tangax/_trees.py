@@ -117,6 +117,13 @@ def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
     return _split(tree, is_array)
 
 
+def split_numbers(tree: Any) -> tuple[Any, list[Any]]:
+    """The same, with Python's floating-point and complex numbers as arrays."""
+    numbers = float, complex
+    as_array = lambda leaf: jnp.asarray(leaf) if type(leaf) in numbers else leaf  # noqa: E731
+    return split_arrays(jax.tree.map(as_array, tree))
+
+
 def split_shapes(tree: Any) -> tuple[Any, list[Any]]:
     """`tree` as what has a value, arrays too, and what are shapes."""
     return _split(tree, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))

@@ -33,7 +33,8 @@ def empirical_nngp_fn(
     """A function for the output kernel `f(x1) f(x2)^T` (NNGP) of `f`.
 
     Args:
-        f: a function `f(params, x, **kwargs)`.
+        f: a pure function `f(params, x, **kwargs)`. What it closes over is read at the first call
+            for each shape, as under `jit`.
         trace_axes: output axes to sum over, divided by their size; negative ones count from the
             end. The default is the axis of classes or features.
         diagonal_axes: output axes that appear once: only their diagonal is computed.
