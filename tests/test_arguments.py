@@ -1070,3 +1070,44 @@ def test_an_init_fn_of_another_kind():
 
     kernel = nt.monte_carlo_kernel_fn(wrapped, model.apply, key, 1, vmap_axes=0)(X1, None, "ntk")
     assert_equal(kernel, np.asarray(X1 @ X1.T))
+
+
+# --- vmap_axes=None where vmap_axes=0 would do ----------------------------------------------------
+
+MANY = uniform(4, 8, 4)
+
+
+@pytest.mark.parametrize(
+    "f, x, seen",
+    [
+        (mlp, MANY, True),
+        (lambda p, x: {"y": mlp(p, x["a"]) * x["b"][:, None]}, {"a": MANY, "b": MANY[:, 0]}, True),
+        (mlp, MANY[:7], False),  # too few to matter
+        (lambda p, x: mlp(p, x - x.mean(0)), MANY, False),
+        (lambda p, x: mlp(p, x - x.mean(0)), jnp.stack([MANY[0]] * 8), False),  # cannot be told
+        (lambda p, x: mlp(p, x).T, MANY, False),
+        (lambda p, x: mlp(p, x).reshape(2, 8), MANY, False),
+        (lambda p, x: mlp(p, x).sum(0), MANY, False),
+        (lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"] * uniform(1, 8, 1), MANY, False),
+        (lambda p, x: mlp(p, x[0]) + x[1].sum(), (MANY, uniform(1, 9)), False),
+    ],
+)
+def test_independent_rows_are_pointed_out_once(f, x, seen, caplog):
+    ntk_fn = nt.empirical_ntk_fn(f, (), check_vmap=True)
+    for _ in range(2):
+        ntk_fn(x, None, PARAMS)
+    lines = [r.message for r in caplog.records if "axis 0 independently" in r.message]
+    assert len(lines) == seen
+
+
+def test_independent_rows_are_pointed_out_by_values_alone(caplog):
+    f, calls = counting(mlp)
+    jax.jit(nt.empirical_ntk_fn(f, ()))(MANY, None, PARAMS)
+    plain = len(calls)
+    calls.clear()
+    nt.empirical_ntk_fn(f, (), check_vmap=False)(MANY, None, PARAMS)
+    nt.empirical_ntk_fn(f, (), vmap_axes=0)(MANY, None, PARAMS)
+    assert not caplog.records
+    calls.clear()
+    nt.empirical_ntk_fn(f, ())(MANY, None, PARAMS)
+    assert caplog.records and len(calls) == plain + 8  # twice traced, six times evaluated

@@ -24,7 +24,9 @@ from ._sides import (
     Pair,
     Side,
     check_examples_are_independent,
+    many_examples,
     pair_sides,
+    rows_look_independent,
     warn_once,
 )
 from ._structured import frames, kernels, plan_outputs, warn_of_memory
@@ -224,6 +226,8 @@ class NtkFn:
             self._check(self._pair(what, x1, x2, params, kwargs))
             if key is not None:
                 self._checked.add(key)
+        if self.vmap_axes is None and self.check_vmap and is_concrete(args):
+            self._advise(x1, params, kwargs)
         return self._compiled(*args)
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
@@ -305,6 +309,17 @@ class NtkFn:
     @property
     def _checks(self) -> bool:
         return self.check_vmap and self.vmap_axes is not None
+
+    def _advise(self, x: Any, params: Any, kwargs: dict[str, Any]) -> None:
+        """Name `vmap_axes=0`, once, where it seems right."""
+        if "rows" in self._warned or not many_examples(x):
+            return
+        self._warned.add("rows")
+        if rows_look_independent(self.f, x, params, kwargs):
+            logger.warning(
+                "f seems to treat the examples along axis 0 independently: with vmap_axes=0 the "
+                "kernel takes as many times fewer backward passes as there are examples."
+            )
 
     def _check(self, pair: Pair) -> None:
         """Refuse an `f` that mixes examples."""
