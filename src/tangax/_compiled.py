@@ -38,8 +38,11 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         """The result of the function."""
-        static, arrays = self._split(args)
-        key = call_key(static, arrays)
+        return self.run(args, self.split(args))
+
+    def run(self, args: tuple[Any, ...], split: tuple[Any, list[Any], Any]) -> Any:
+        """The same of arguments that are split already."""
+        static, arrays, key = split
         if key is None or key in self._eager:
             return self._joined(static, arrays)
         try:
@@ -54,13 +57,17 @@ class Compiled:
             self._eager.add(key)
             return result
 
-    def key(self, args: tuple[Any, ...]) -> Any:
-        """Equal for calls that run the same program; `None` if there is no such key."""
-        return call_key(*self._split(args))
+    def split(self, args: tuple[Any, ...]) -> tuple[Any, list[Any], Any]:
+        """What is static of arguments, their arrays, and a key of calls that run one program.
 
-    def _split(self, args: tuple[Any, ...]) -> tuple[Any, list[Any]]:
-        split = split_numbers(args)
-        return split_arrays(args) if call_key(*split) in self._by_value else split
+        The key is `None` where there is none.
+        """
+        static, arrays = split_numbers(args)
+        key = call_key(static, arrays)
+        if key in self._by_value:
+            static, arrays = split_arrays(args)
+            key = call_key(static, arrays)
+        return static, arrays, key
 
     def _joined(self, static: Any, arrays: list[Any]) -> Any:
         return self._function(*join_arrays(static, arrays))

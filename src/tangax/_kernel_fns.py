@@ -221,14 +221,15 @@ class NtkFn:
         if what != "factors":
             warn_of_pairs(self._warned, x2, kwargs)
         args = what, x1, x2, floats_as_arrays(params), kwargs
-        key = self._compiled.key(args)
+        split = self._compiled.split(args)
+        key = split[-1]
         if key not in self._checked and self._checks and is_concrete(args):
             self._check(self._pair(what, x1, x2, params, kwargs))
             if key is not None:
                 self._checked.add(key)
-        if self.vmap_axes is None and self.check_vmap and is_concrete(args):
+        if self.vmap_axes is None and self.check_vmap and "rows" not in self._warned:
             self._advise(x1, params, kwargs)
-        return self._compiled(*args)
+        return self._compiled.run(args, split)
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """What is asked for: "factors" of x1, or a tuple of kernels by name."""
@@ -312,7 +313,7 @@ class NtkFn:
 
     def _advise(self, x: Any, params: Any, kwargs: dict[str, Any]) -> None:
         """Name `vmap_axes=0`, once, where it seems right."""
-        if "rows" in self._warned or not many_examples(x):
+        if not many_examples(x) or not is_concrete((x, params, kwargs)):
             return
         self._warned.add("rows")
         if rows_look_independent(self.f, x, params, kwargs):

@@ -119,9 +119,9 @@ def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
 
 def split_numbers(tree: Any) -> tuple[Any, list[Any]]:
     """The same, with Python's floating-point and complex numbers as arrays."""
-    numbers = float, complex
-    as_array = lambda leaf: jnp.asarray(leaf) if type(leaf) in numbers else leaf  # noqa: E731
-    return split_arrays(jax.tree.map(as_array, tree))
+    leaves, treedef = jax.tree.flatten(tree)
+    leaves = [jnp.asarray(leaf) if type(leaf) in (float, complex) else leaf for leaf in leaves]
+    return _split_leaves(leaves, treedef, is_array)
 
 
 def split_shapes(tree: Any) -> tuple[Any, list[Any]]:
@@ -130,7 +130,12 @@ def split_shapes(tree: Any) -> tuple[Any, list[Any]]:
 
 
 def _split(tree: Any, taken: Callable[[Any], bool]) -> tuple[Any, list[Any]]:
-    leaves, treedef = jax.tree.flatten(tree)
+    return _split_leaves(*jax.tree.flatten(tree), taken)
+
+
+def _split_leaves(
+    leaves: list[Any], treedef: Any, taken: Callable[[Any], bool]
+) -> tuple[Any, list[Any]]:
     static = tuple(_LEAF if taken(leaf) else Static.of(leaf) for leaf in leaves)
     return (treedef, static), [leaf for leaf in leaves if taken(leaf)]
 
