@@ -760,6 +760,109 @@ def test_values_that_are_equal_but_not_the_same_compile_apart():
     np.testing.assert_allclose(true, 25 * one)
 
 
+SCALED = (
+    nt.empirical_ntk_fn,
+    nt.empirical_nngp_fn,
+    lambda f, **options: nt.batch(nt.empirical_ntk_fn(f, **options), 2, memory="1GiB"),
+)
+
+
+@pytest.mark.parametrize("make", SCALED[:2])
+@pytest.mark.parametrize("number", [float, complex, np.float64])
+def test_numbers_are_traced(make, number):
+    """Ten values are one program; the numbers are of weak type, as under `jit`."""
+
+    def f(w, x, scale):
+        y = (x["x"] @ w) * jnp.abs(x["s"] * scale)
+        assert y.dtype == jnp.float32 or number is np.float64
+        return y
+
+    f, calls = counting(f)
+    w, x = uniform(0, 4, 2, dtype="float32"), X1.astype("float32")
+    fn = make(f, trace_axes=(), **({} if make is nt.empirical_nngp_fn else {"vmap_axes": None}))
+    first = fn({"x": x, "s": number(2.0)}, None, w, scale=number(3.0))
+    number_of_calls = len(calls)
+    for k in range(1, 11):
+        got = fn({"x": x, "s": number(k)}, None, w, scale=number(0.5))
+        np.testing.assert_allclose(got, first * (k * 0.5 / 6) ** 2, rtol=1e-5)
+    assert len(calls) == number_of_calls
+
+
+VALUES = {
+    "if": lambda s: 2.0 if s > 0.5 else 1.0,
+    "int": lambda s: float(int(s * 10)),
+    "numpy": lambda s: float(np.sqrt(s)),
+    "range": lambda s: float(len(range(round(s * 10)))),
+    "key": lambda s: {0.25: 1.0, 1.0: 2.0}[s],
+    "static": lambda s: jax.jit(lambda s: s * 2.0, static_argnums=0)(s),
+}
+
+
+@pytest.mark.parametrize("make", SCALED, ids=["ntk", "nngp", "batch"])
+@pytest.mark.parametrize("value", VALUES)
+def test_numbers_that_f_wants_as_values(make, value):
+    """Then each is compiled for itself, and none runs operation by operation."""
+    f, calls = counting(lambda w, x, s: jnp.tanh(x @ w) * VALUES[value](s))
+    fn, w = make(f, trace_axes=()), uniform(0, 4, 2)
+    for s in (0.25, 1.0, 0.25):
+        calls.clear()
+        plain = make(lambda w, x: jnp.tanh(x @ w), trace_axes=())(X1, None, w)
+        np.testing.assert_allclose(fn(X1, None, w, s=s), plain * VALUES[value](s) ** 2)
+    if make is not SCALED[2]:
+        assert not calls
+
+
+def test_the_check_is_made_for_each_value_that_f_asks_for():
+    def f(w, x, rate):
+        return (x - rate * x.mean(0)) @ w if rate else x @ w
+
+    ntk_fn, w = nt.empirical_ntk_fn(f, vmap_axes=0), uniform(0, 4, 2)
+    ntk_fn(X1, None, w, rate=0.0)
+    with pytest.raises(ValueError, match="mixes examples"):
+        ntk_fn(X1, None, w, rate=0.5)
+
+
+def test_integers_and_flags_choose_between_programs():
+    def f(w, x, axis, train, mode):
+        assert isinstance(axis, int) and isinstance(train, bool)
+        y = jnp.flip(x @ w, axis) if train else x @ w
+        return y * (2 if mode == "twice" else 1)
+
+    f, calls = counting(f)
+    for make in SCALED[:2]:
+        fn, w = make(f, trace_axes=()), uniform(0, 4, 2)
+        for axis, train, mode in ((1, True, "twice"), (1, False, "once"), (1, True, "twice")):
+            calls.clear()
+            fn(X1, None, w, axis=axis, train=train, mode=mode)
+        assert not calls
+
+
+class Scale:
+    value = 1.0
+
+
+@pytest.mark.parametrize("get", ["nngp", "ntk", ("nngp", "ntk")])
+@pytest.mark.parametrize("implementation", [0, 1])
+def test_what_f_closes_over_is_read_when_it_is_compiled(get, implementation):
+    """For both kernels alike, as under `jit`: for other shapes it is read anew."""
+    scale = Scale()
+
+    def f(w, x):
+        return jnp.tanh(x @ w) * scale.value
+
+    w = uniform(0, 4, 2)
+    kernel_fn = nt.empirical_kernel_fn(f, (), vmap_axes=0, implementation=implementation)
+    batched = nt.batch(kernel_fn, 2, memory="1GiB")
+    before = {fn: fn(X1, None, get, w) for fn in (kernel_fn, batched)}
+    scale.value = 3.0
+    for fn, kernels in before.items():
+        jax.tree.map(np.testing.assert_array_equal, fn(X1, None, get, w), kernels)
+    other = uniform(6, 5, 4)
+    got = kernel_fn(other, None, get, w)
+    expected = nt.empirical_kernel_fn(f, (), vmap_axes=0)(other, None, get, w)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), got, expected)
+
+
 def test_arrays_may_be_used_as_values():
     w = uniform(0, 4, 2)
     expected = oracles.naive_ntk(lambda w, x: x @ w, w, X1)
@@ -967,3 +1070,44 @@ def test_an_init_fn_of_another_kind():
 
     kernel = nt.monte_carlo_kernel_fn(wrapped, model.apply, key, 1, vmap_axes=0)(X1, None, "ntk")
     assert_equal(kernel, np.asarray(X1 @ X1.T))
+
+
+# --- vmap_axes=None where vmap_axes=0 would do ----------------------------------------------------
+
+MANY = uniform(4, 8, 4)
+
+
+@pytest.mark.parametrize(
+    "f, x, seen",
+    [
+        (mlp, MANY, True),
+        (lambda p, x: {"y": mlp(p, x["a"]) * x["b"][:, None]}, {"a": MANY, "b": MANY[:, 0]}, True),
+        (mlp, MANY[:7], False),  # too few to matter
+        (lambda p, x: mlp(p, x - x.mean(0)), MANY, False),
+        (lambda p, x: mlp(p, x - x.mean(0)), jnp.stack([MANY[0]] * 8), False),  # cannot be told
+        (lambda p, x: mlp(p, x).T, MANY, False),
+        (lambda p, x: mlp(p, x).reshape(2, 8), MANY, False),
+        (lambda p, x: mlp(p, x).sum(0), MANY, False),
+        (lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"] * uniform(1, 8, 1), MANY, False),
+        (lambda p, x: mlp(p, x[0]) + x[1].sum(), (MANY, uniform(1, 9)), False),
+    ],
+)
+def test_independent_rows_are_pointed_out_once(f, x, seen, caplog):
+    ntk_fn = nt.empirical_ntk_fn(f, (), check_vmap=True)
+    for _ in range(2):
+        ntk_fn(x, None, PARAMS)
+    lines = [r.message for r in caplog.records if "axis 0 independently" in r.message]
+    assert len(lines) == seen
+
+
+def test_independent_rows_are_pointed_out_by_values_alone(caplog):
+    f, calls = counting(mlp)
+    jax.jit(nt.empirical_ntk_fn(f, ()))(MANY, None, PARAMS)
+    plain = len(calls)
+    calls.clear()
+    nt.empirical_ntk_fn(f, (), check_vmap=False)(MANY, None, PARAMS)
+    nt.empirical_ntk_fn(f, (), vmap_axes=0)(MANY, None, PARAMS)
+    assert not caplog.records
+    calls.clear()
+    nt.empirical_ntk_fn(f, ())(MANY, None, PARAMS)
+    assert caplog.records and len(calls) == plain + 8  # twice traced, six times evaluated

@@ -54,10 +54,12 @@ def told_of(name: str, x: Any, params: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.add_note(
+        note = (
             f"f(params, x) was evaluated on x = {name}, of shapes {shapes(x)}, with params of "
             f"shapes {shapes(params)}. {ORDER}"
         )
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
 
 

@@ -11,14 +11,13 @@ import jax
 
 from ._axes import Axes, VmapAxes, split_vmap_axes
 from ._checking import differences, entrances, warn_of_difference
-from ._compiled import Compiled, call_key
+from ._compiled import Compiled
 from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
 from ._inputs import warn_of_pairs
 from ._kernel import check_precision, finish, full_precision, nngp
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
-from ._meshes import automatic
 from ._outputs import OutputPlan
 from ._plan import Plan, make_plan
 from ._reference import jacobian_contraction, ntk_vector_products
@@ -27,7 +26,9 @@ from ._sides import (
     Pair,
     Side,
     check_examples_are_independent,
+    many_examples,
     pair_sides,
+    rows_look_independent,
     warn_once,
 )
 from ._structured import check_memory, frames, kernels, plan_outputs
@@ -81,14 +82,23 @@ class NngpFn:
     precision: Any = None
     # Whether a warning was given.
     _warned: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Compiled for calls outside `jit`.
+    _compiled: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_function(self.f)
         check_precision(self.precision)
+        object.__setattr__(self, "_compiled", Compiled(self._compute))
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
-        """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once."""
+        """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once.
+
+        Outside `jit` it is compiled at the first call for each shape.
+        """
         warn_of_pairs(self._warned, x2, kwargs)
+        return self._compiled(x1, x2, floats_as_arrays(params), kwargs)
+
+    def _compute(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         with full_precision(self.precision):
             pair = pair_sides(self.f, x1, x2, params, None, kwargs, differentiate=False)
             axes = pair.axes(self.trace_axes, self.diagonal_axes)
@@ -206,7 +216,7 @@ class NtkFn:
 
         with full_precision(self.precision):
             jax.eval_shape(planned, arrays)
-        found = self._checked.get(self._check_key(x1, x2, params, kwargs))
+        found = self._checked_at(x1, x2, floats_as_arrays(params), kwargs)
         return replace(plans[0], checked=found, distrusted=self.distrusted)
 
     def check(self, x: Any, params: Any, **kwargs: Any) -> dict[str, float]:
@@ -255,13 +265,16 @@ class NtkFn:
         """Check what was not seen before, then compute."""
         if what != "factors":
             warn_of_pairs(self._warned, x2, kwargs)
-        static, arrays = split_arrays((what, x1, x2, floats_as_arrays(params), kwargs))
-        key = self._check_key(x1, x2, params, kwargs)
-        if key not in self._checked and self.check_vmap and is_concrete(arrays):
+        args = what, x1, x2, floats_as_arrays(params), kwargs
+        split = self._compiled.split(args)
+        key = split[-1]
+        if key not in self._checked and self.check_vmap and is_concrete(args):
             found = self._check(self._pair(what, x1, x2, params, kwargs))
             if key is not None:
                 self._checked[key] = tuple(found)
-        return automatic(lambda arrays: self._compiled.of_split(static, arrays), arrays)
+        if self.vmap_axes is None and self.check_vmap and "rows" not in self._warned:
+            self._advise(x1, params, kwargs)
+        return self._compiled.run(args, split)
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """What is asked for: "factors" of x1, or a tuple of kernels by name."""
@@ -345,8 +358,24 @@ class NtkFn:
         """Leaves whose factors gave another derivative than `f` itself."""
         return tuple(sorted(self._distrusted))
 
-    def _check_key(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
-        return call_key(*split_arrays((x1, x2, floats_as_arrays(params), kwargs)))
+    def _checked_at(self, *args: Any) -> tuple[str, ...] | None:
+        """The leaves that were compared at a call of these shapes, for whichever kernels."""
+        for what in (("ntk",), ("nngp", "ntk"), ("ntk", "nngp"), "factors"):
+            found = self._checked.get(self._compiled.split((what, *args))[-1])
+            if found is not None:
+                return found
+        return None
+
+    def _advise(self, x: Any, params: Any, kwargs: dict[str, Any]) -> None:
+        """Name `vmap_axes=0`, once, where it seems right."""
+        if not many_examples(x) or not is_concrete((x, params, kwargs)):
+            return
+        self._warned.add("rows")
+        if rows_look_independent(self.f, x, params, kwargs):
+            logger.warning(
+                "f seems to treat the examples along axis 0 independently: with vmap_axes=0 the "
+                "kernel takes as many times fewer backward passes as there are examples."
+            )
 
     def _check(self, pair: Pair, mixed: str = MIXED) -> dict[str, float]:
         """Refuse an `f` that mixes examples; distrust factors that differ from its derivative.

@@ -350,6 +350,39 @@ def check_examples_are_independent(
                     raise ValueError(message.format(name))
 
 
+# With fewer examples `vmap_axes` saves little.
+FEW = 8
+
+
+def many_examples(x: Any) -> bool:
+    """Whether all inputs have a first axis in common, and a long one."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+    return bool(shapes) and all(s and s[0] == shapes[0][0] >= FEW for s in shapes)
+
+
+def rows_look_independent(
+    f: Callable[..., Any], x: Any, params: Any, kwargs: dict[str, Any]
+) -> bool:
+    """Whether `vmap_axes=0` seems right: two examples that differ are alike together and apart.
+
+    "No" where `f` refuses two examples, or outputs have them along another axis. It costs what the
+    check of `vmap_axes` does: `f` on one or two examples, six times.
+    """
+    try:
+        pair = pair_sides(
+            f, x, None, params, 0, split_kwargs(kwargs)[0], differentiate=True, split=False
+        )
+        side, other = pair.first, first_other(pair.first)
+        data = [np.moveaxis(np.asarray(d), a, 0) for d, a in zip(side.data, side.axes, strict=True)]
+        if all(np.array_equal(d[0], d[other]) for d in data):
+            return False
+        assert pair.params is not None
+        check_examples_are_independent(side, pair.params.leaves, pair.names)
+    except Exception:  # whatever f makes of two examples: it was not asked to take them
+        return False
+    return True
+
+
 def first_other(side: Side) -> int:
     """An example that differs from the first, or the last one."""
     assert side.n is not None

@@ -117,13 +117,25 @@ def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
     return _split(tree, is_array)
 
 
+def split_numbers(tree: Any) -> tuple[Any, list[Any]]:
+    """The same, with Python's floating-point and complex numbers as arrays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    leaves = [jnp.asarray(leaf) if type(leaf) in (float, complex) else leaf for leaf in leaves]
+    return _split_leaves(leaves, treedef, is_array)
+
+
 def split_shapes(tree: Any) -> tuple[Any, list[Any]]:
     """`tree` as what has a value, arrays too, and what are shapes."""
     return _split(tree, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
 
 
 def _split(tree: Any, taken: Callable[[Any], bool]) -> tuple[Any, list[Any]]:
-    leaves, treedef = jax.tree.flatten(tree)
+    return _split_leaves(*jax.tree.flatten(tree), taken)
+
+
+def _split_leaves(
+    leaves: list[Any], treedef: Any, taken: Callable[[Any], bool]
+) -> tuple[Any, list[Any]]:
     static = tuple(_LEAF if taken(leaf) else Static.of(leaf) for leaf in leaves)
     return (treedef, static), [leaf for leaf in leaves if taken(leaf)]
 

@@ -33,7 +33,8 @@ def empirical_nngp_fn(
     """A function for the output kernel `f(x1) f(x2)^T` (NNGP) of `f`.
 
     Args:
-        f: a function `f(params, x, **kwargs)`.
+        f: a pure function `f(params, x, **kwargs)`. What it closes over is read at the first call
+            for each shape, as under `jit`.
         trace_axes: output axes to sum over, divided by their size; negative ones count from the
             end. The default is the axis of classes or features.
         diagonal_axes: output axes that appear once: only their diagonal is computed.
@@ -97,7 +98,8 @@ def empirical_ntk_fn(
             example: always right, and slower by the batch size.
         implementation: see `NtkImplementation`.
         check_vmap: outside `jit`, compare `f` on two examples together and apart at the first call
-            for each shape, and raise if they differ.
+            for each shape, and raise if they differ. With `vmap_axes=None` and 8 examples or more
+            it is done once, and a line in the log says if `vmap_axes=0` would do.
         memory: a bound on what is held besides the arguments and the kernel, in bytes or as a
             string like "2GiB"; by default a quarter of what the device has free. It is kept by
             blocks of outputs and by contracting in pieces, not by blocks of examples: what the
