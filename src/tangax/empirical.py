@@ -97,9 +97,10 @@ def empirical_ntk_fn(
             no such triple is for inputs and outputs alike. `None` treats the whole batch as one
             example: always right, and slower by the batch size.
         implementation: see `NtkImplementation`.
-        check_vmap: outside `jit`, compare `f` on two examples together and apart at the first call
-            for each shape, and raise if they differ. With `vmap_axes=None` and 8 examples or more
-            it is done once, and a line in the log says if `vmap_axes=0` would do.
+        check_vmap: outside `jit`, at the first call for each shape, compare `f` on two examples
+            together and apart, and raise if they differ; and compare the derivative as it is
+            factored with `jax.vjp` of `f`, leaf by leaf (see `ntk_fn.check`). With `vmap_axes=None`
+            and 8 examples or more, a line in the log says if `vmap_axes=0` would do.
         memory: a bound on what is held besides the arguments and the kernel, in bytes or as a
             string like "2GiB"; by default a quarter of what the device has free. It is kept by
             blocks of outputs and by contracting in pieces, not by blocks of examples: what the
