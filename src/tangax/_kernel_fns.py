@@ -267,14 +267,16 @@ class NtkFn:
             warn_of_pairs(self._warned, x2, kwargs)
         args = what, x1, x2, floats_as_arrays(params), kwargs
         split = self._compiled.split(args)
-        key = split[-1]
-        if key not in self._checked and self.check_vmap and is_concrete(args):
-            found = self._check(self._pair(what, x1, x2, params, kwargs))
-            if key is not None:
-                self._checked[key] = tuple(found)
+        found = None
+        if split[-1] not in self._checked and self.check_vmap and is_concrete(args):
+            found = tuple(self._check(self._pair(what, x1, x2, params, kwargs)))
         if self.vmap_axes is None and self.check_vmap and "rows" not in self._warned:
             self._advise(x1, params, kwargs)
-        return self._compiled.run(args, split)
+        result = self._compiled.run(args, split)
+        key = None if found is None else self._compiled.split(args)[-1]  # as it ran, after all
+        if found is not None and key is not None:
+            self._checked[key] = found
+        return result
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """What is asked for: "factors" of x1, or a tuple of kernels by name."""

@@ -349,7 +349,7 @@ def of_floats(
     if any(type(leaf) is float for leaf in jax.tree.leaves((x1, x2, params, kwargs))):
         first, *others = map(floats_as_arrays, (x1, params, kwargs))
         second = first if x2 is x1 else floats_as_arrays(x2)
-        with contextlib.suppress(jax.errors.ConcretizationTypeError):
+        with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError):
             return function(first, second, *others)
     return function(x1, x2, params, kwargs)
 
