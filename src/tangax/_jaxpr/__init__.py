@@ -29,6 +29,7 @@ from .core import trace as trace
 from .core import unwrap as unwrap
 from .measures import digest as digest
 from .measures import epsilon as epsilon
+from .measures import equations as equations
 from .measures import is_reverse_only as is_reverse_only
 from .measures import largest as largest
 from .measures import multiply_adds as multiply_adds
