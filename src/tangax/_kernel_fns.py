@@ -197,7 +197,7 @@ class NtkFn:
           and of x2 taken at a time.
         - MACs: multiply-adds. largest: entries of the intermediates that stand beside each other.
 
-        Below them the blocks in which outputs are taken, if they do not fit at once, with the
+        Below them the blocks in which outputs are taken, if not all at once, with the
         backward passes of x1 + x2; multiply-adds in all; bytes of the arguments, of the kernel, an
         estimate of what is held besides, and the budget `memory`.
 

@@ -31,7 +31,10 @@ logger = logging.getLogger("tangax")
 
 ByLeaf = list[list[Factor]]
 
-# Bytes of the largest array of the backward passes that are taken at once.
+# Bytes of the largest array of the backward passes that are taken at once. On two cores with 32 MiB
+# of cache, 400 traced outputs of a Transformer with half a MiB each took 3.1 s of CPU time one by
+# one, 2.6 s in blocks of 6 MiB, 3.1 of 12, 5.2 of 25, 8.6 of 50 and 130 of 200 MiB on JAX 0.10.2;
+# 2.5, 2.3, 2.2, 2.6, 3.0 and 4.3 s on 0.12.
 PULLED = {"cpu": 2**23}
 
 
@@ -130,7 +133,7 @@ class Factors:
     def load(self) -> Load:
         """Blocks of them are copies; they themselves are the caller's."""
         output = nbytes([cotangent(f) for leaf in self.unit for f in leaf])
-        return Load(0, output, output, sys.maxsize)
+        return Load(0, output, output, sys.maxsize, 0)
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,8 @@ class Linear:
         arrays = [a for a in jax.tree.leaves(kept) if id(a) not in own]
         seeds = nbytes(self.outputs) + nbytes(self._examples())
         kept = nbytes(list(map(cotangent, factors)))
-        return Load(nbytes(arrays), seeds + nbytes(self.taps) + kept, kept, self.chunk)
+        steps = _jaxpr.equations(self.program.jaxpr)
+        return Load(nbytes(arrays), seeds + nbytes(self.taps) + kept, kept, self.chunk, steps)
 
     def _examples(self) -> Sequence[jax.ShapeDtypeStruct]:
         """The outputs of one example."""

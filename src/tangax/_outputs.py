@@ -6,6 +6,7 @@ Everything here reads shapes alone.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,9 @@ import jax
 from ._factors import Factor, cotangent, with_cotangent
 from ._frame import Block, Frame, even
 from ._planner import MOVE, STEP, Cost, plan_pair
+
+# What moving one entry costs in memory that was used before, where `MOVE` counts fresh pages.
+REUSED = 40
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,17 @@ class OutputPlan:
         """Bytes of the cotangents of one block, and of the factors made of them."""
         return loads[0].of(self.outputs(1, 0)) + loads[1].of(self.outputs(0, 1))
 
-    def price(self, itemsize: int) -> int:
-        """Comparable between plans of equally many passes: contractions, steps, fresh memory."""
-        steps = self.pairs * len(self.costs) if self.pairs > 1 else 0
-        every = self.pairs * sum(cost.total for cost in self.costs)
-        return every + STEP * steps + MOVE * self.held // itemsize
+    def price(self, loads: tuple[Load, Load], itemsize: int) -> float:
+        """Comparable between plans of equally many passes: contractions, steps, fresh memory.
+
+        What one block has written the next finds in place, and moves for less.
+        """
+        steps = sum(cost.steps for cost in self.costs)
+        if self.pairs > 1:
+            steps += len(self.costs) + (loads[0].steps + loads[1].steps * (not self.once)) / 4
+        macs = sum(cost.multiply_adds for cost in self.costs)
+        moved = sum(cost.moved for cost in self.costs)
+        return self.pairs * (macs + REUSED * moved + STEP * steps) + MOVE * self.held / itemsize
 
 
 @dataclass(frozen=True)
@@ -88,12 +98,14 @@ class Load:
     """What one side holds, in bytes: whatever is asked of it, and for every output at a time.
 
     `chunk`: how many outputs are pulled back at once; of those before and after, only `kept` stays.
+    `steps`: equations of a pass.
     """
 
     fixed: int
     output: int
     kept: int
     chunk: int
+    steps: int
 
     def of(self, outputs: int) -> int:
         """Bytes for so many outputs."""
@@ -113,8 +125,8 @@ def plan_output(
 ) -> OutputPlan:
     """The cheapest blocks whose cotangents and contractions fit `memory`, best effort.
 
-    They are the fewest that fit; or, where diagonal and traced outputs are as many as are pulled
-    back at once, smaller ones, if these save more in fresh memory than they cost in steps.
+    They are the fewest that fit; or of diagonal and traced outputs more and smaller ones, if these
+    save more in fresh memory than they cost in steps.
 
     `pairs`: shapes of the pairs of factors for one output, `[n, 1, ...]`.
     """
@@ -149,11 +161,12 @@ def plan_output(
 
     every = d * r * sides
     plans = [fitting(min(every, room // max(1, loads[0].kept, loads[1].kept)))]
-    # Of diagonal and traced outputs, blocks as large as are pulled back at once.
-    some = max(sides, min(load.chunk * (1 if same else 2) for load in loads))
-    if some < plans[0].outputs(1, 1):
-        plans.append(fitting(some))
-    return min(plans, key=lambda plan: (max(0, plan.held - memory), plan.price(itemsize)))
+    chunk = min(load.chunk for load in loads)
+    if chunk < sys.maxsize:  # blocks that stay in cache, or are of less fresh memory
+        most = plans[0].outputs(1, 1)
+        smaller = {max(sides, some) for some in (most // 4, most // 16, chunk * (2 - same))}
+        plans += [fitting(some) for some in sorted(smaller, reverse=True) if some < most]
+    return min(plans, key=lambda plan: (max(0, plan.held - memory), plan.price(loads, itemsize)))
 
 
 def output_blocks(d: int, r: int, o: int, q: int, most: int, *, same: bool) -> OutputPlan:

@@ -32,6 +32,7 @@ from .core import unwrap as unwrap
 from .hashing import digest as digest
 from .linearity import is_linear_if_transposed as is_linear_if_transposed
 from .measures import epsilon as epsilon
+from .measures import equations as equations
 from .measures import is_reverse_only as is_reverse_only
 from .measures import keeps_a_rule as keeps_a_rule
 from .measures import largest as largest

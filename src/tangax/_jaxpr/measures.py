@@ -48,6 +48,16 @@ def multiply_adds(jaxpr: Jaxpr) -> int:
     return total
 
 
+def equations(jaxpr: Jaxpr) -> int:
+    """How many equations are evaluated, loops counted in full."""
+    total = 0
+    for eqn in jaxpr.equations:
+        loop = scan(eqn)
+        bodies = [equations(unwrap(b)) for b in subjaxprs(eqn)]
+        total += max(bodies, default=1) * (1 if loop is None else loop.length)
+    return total
+
+
 def epsilon(jaxpr: Jaxpr) -> float:
     """The precision of the shortest floating-point numbers in a jaxpr, nested ones included."""
     dtypes = [v.aval.dtype for v in (*jaxpr.invars, *jaxpr.outvars)]
