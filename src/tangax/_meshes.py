@@ -37,7 +37,8 @@ def varying(tree: Any, axes: frozenset[str]) -> Any:
 
     def cast(a: Any) -> Any:
         missing = tuple(sorted(axes - varying_axes(a)))
-        return jax.lax.pcast(a, missing, to="varying") if missing else a
+        is_array = isinstance(a, (jax.Array, np.ndarray))
+        return jax.lax.pcast(a, missing, to="varying") if missing and is_array else a
 
     return jax.tree.map(cast, tree)
 

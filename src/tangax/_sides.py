@@ -129,6 +129,7 @@ def pair_sides(
     if split_tree is not None:  # else derivatives would be summed over a mesh
         axes = varying_axes(x1, x2, kwargs1, kwargs2, split_tree.leaves)
         split_tree = replace(split_tree, leaves=varying(split_tree.leaves, axes))
+        x1, x2 = varying(x1, axes), varying(x2, axes)  # a loop may begin with the one or the other
     first, names, treedef = make_side(f, "x1", x1, split_tree, params, vmap_axes, kwargs1)
     if same:
         return Pair(first, first, same, split_tree, names, treedef)
