@@ -25,12 +25,17 @@ from ._modes import REFUSALS
 from ._sides import Pair, Side, first_other, is_close, moved, user_stacklevel
 from ._sites import Found
 from ._structured import in_leaf
-from ._trees import kernel_dtype
+from ._trees import is_concrete, kernel_dtype
 
 # Derivatives differ if by more than so many square roots of the precision.
 TOLERANCE = 4
 # What is compiled runs two to four times, on two examples: compiling is all that there is to save.
 QUICK = {"cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}}
+
+
+def has_values(tree: Any) -> bool:
+    """Whether arrays have values, and what is made of them would: not so within a trace."""
+    return is_concrete(tree) and is_concrete(jnp.zeros(()))
 
 
 def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ._axes import Axes, VmapAxes, split_vmap_axes
-from ._checking import differences, entrances, warn_of_difference
+from ._checking import differences, entrances, has_values, warn_of_difference
 from ._compiled import Compiled
 from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
@@ -247,7 +247,7 @@ class NtkFn:
             >>> sorted(found), max(found.values()) < 1
             (["params['a']", "params['b']"], True)
         """
-        if not is_concrete((x, params, kwargs)):
+        if not has_values((x, params, kwargs)):
             raise TypeError(
                 "check needs arguments with values: call it outside jit, vmap and grad."
             )
@@ -268,7 +268,7 @@ class NtkFn:
         args = what, x1, x2, floats_as_arrays(params), kwargs
         split = self._compiled.split(args)
         found = None
-        if split[-1] not in self._checked and self.check_vmap and is_concrete(args):
+        if split[-1] not in self._checked and self.check_vmap and has_values(args):
             found = tuple(self._check(self._pair(what, x1, x2, params, kwargs)))
         if self.vmap_axes is None and self.check_vmap and "rows" not in self._warned:
             self._advise(x1, params, kwargs)
