@@ -5,8 +5,8 @@
 
 Exits with the number of rows on which a budget takes more than 1.3 times as long as the best,
 those left out that cannot be kept, or for which backward passes are repeated. Budgets that compile
-to the same program are measured once. Compared are seconds of CPU time of all threads, which say the same
-on a machine that others use.
+to the same program are measured once. Compared are seconds of CPU time of all threads, which say
+the same on a machine that others use.
 """
 
 from __future__ import annotations
