@@ -6,7 +6,7 @@ VENV ?= .venv
 # More requirements for pip, to pin JAX: make test JAX='jax==0.10.2 jaxlib==0.10.2'
 JAX ?=
 
-.PHONY: demo widths test test-all fuzz crash bench bench-gpu lint format install clean again
+.PHONY: demo widths test test-all fuzz crash bench bench-budgets bench-gpu lint format install clean again
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
 
@@ -45,6 +45,10 @@ crash: $(DONE)
 ONLY ?=
 bench: $(DONE)
 	$(BIN)/python benchmarks/bench.py $(if $(ONLY),--only '$(ONLY)')
+
+# Kernels under budgets over three decades, on the JAX of $(VENV): another one's rows stay.
+bench-budgets: $(DONE)
+	JAX_PLATFORMS=cpu $(BIN)/python benchmarks/budgets.py $(if $(ONLY),'$(ONLY)')
 
 # On the JAX that $(PYTHON) has: an accelerator's is installed by its own means.
 bench-gpu:

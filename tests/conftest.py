@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 4)  # for meshes; all else runs on the first
 # A test must not pass or fail by what an earlier run has compiled.
 jax.config.update("jax_enable_compilation_cache", False)
 

@@ -258,8 +258,110 @@ def residual(b, number):
     return lambda params, h: h + jnp.tanh(h @ w(params))
 
 
+def complex_data(b, number):
+    channels = b.shape[1]
+    w = b.parameter((channels, channels), number)
+    variant = number % 4
+
+    def step(params, h):
+        z = jnp.exp(1j * h)
+        if variant == 0:
+            return jnp.real(lax.dot(z, w(params)))
+        if variant == 1:
+            return jnp.abs(z @ ((1 + 2j) * w(params).astype(complex)) + 0.3)
+        if variant == 2:
+            return jnp.imag(jnp.fft.fft(h, axis=-1) * w(params)[0] + w(params)[-1])
+        return jnp.real(w(params).T @ z.T).T
+
+    return step
+
+
+@jax.custom_jvp
+def skipping(w, h):
+    return jnp.tanh(h @ w)
+
+
+def skipping_rule(primals, tangents):
+    """As the derivative is, but of operands that do not move nothing is computed."""
+    (w, h), (dw, dh) = primals, tangents
+    y = skipping(w, h)
+    still = [isinstance(t, jax.custom_derivatives.SymbolicZero) for t in tangents]
+    terms = [x for x, zero in ((lambda: h @ dw, still[0]), (lambda: dh @ w, still[1])) if not zero]
+    return y, (1 - y**2) * sum(term() for term in terms)
+
+
+skipping.defjvp(skipping_rule, symbolic_zeros=True)
+
+
+def rule(b, number):
+    w = b.parameter((b.shape[1], b.shape[1]), number)
+    if number % 2:
+        return lambda params, h: skipping(w(params), h)
+    return lambda params, h: lax.cond(
+        h[0, 0] > 0, skipping, lambda w, h: jnp.sin(h @ w), w(params), h
+    )
+
+
+def literal(b, number):
+    w = b.parameter((b.shape[1],), number)
+    functions = (
+        lambda w: lax.clamp(-0.5, w, 0.6),
+        lambda w: lax.max(w, 0.1),
+        lambda w: lax.div(1.0, w),
+        lambda w: lax.pad(w, 0.0, [(1, -1, 0)]),
+        lambda w: lax.sub(2.0, w),
+        lambda w: lax.integer_pow(w, 3),
+    )
+    return lambda params, h: h * functions[number % len(functions)](w(params))
+
+
+def far_ids(b, number):
+    tokens, channels = b.shape
+    table = b.parameter((5, channels), number)
+    dtype = (np.uint32, np.int64, np.int8, np.uint64)[number % 4]
+    far = np.array([2**31 + 1, 2**32 + 2, -3, 2**63 + 4][number % 4], object) if number % 3 else 6
+    mode = ("clip", "fill", "wrap")[number % 3]
+    if mode == "fill" and far > 2**32:  # JAX's forward mode wraps such an id, its reverse mode not
+        mode = "clip"
+    ids = np.array([far if a == 1 else (2 * a) % 5 for a in range(tokens)], object).astype(dtype)
+
+    def step(params, h):
+        rows = jnp.take(table(params), jnp.asarray(ids), axis=0, mode=mode, fill_value=0.5)
+        return h + (rows if number % 2 else rows * h)
+
+    return step
+
+
+def short_data(b, number):
+    tokens, channels = b.shape
+    w = b.parameter((channels, 3), number)
+    dtype = (jnp.int8, bool, jnp.int32, jnp.uint8)[number % 4]
+    b.shape = (tokens, 3)
+
+    def step(params, h):
+        short = jnp.abs(3 * lax.stop_gradient(h)).astype(dtype)
+        return short @ w(params) + jnp.tanh(h[:, :1])
+
+    return step
+
+
+def collective(b, number):
+    w = b.parameter((b.shape[1], b.shape[1]), number)
+
+    def row(params, v):
+        v = v @ w(params)
+        if number % 3 == 0:
+            return v - lax.pmean(v, "rows")
+        if number % 3 == 1:
+            return lax.all_gather(v, "rows").sum(0) * jnp.tanh(v)
+        return lax.psum(v * lax.axis_index("rows"), "rows") + v
+
+    return lambda params, h: jax.vmap(row, (None, 0), axis_name="rows")(params, h)
+
+
+NEWER = (complex_data, rule, literal, far_ids, short_data, collective)
 PLAIN = (dense, conv, elementwise, gain, shift, reshape, cut, join, join_weights, reduce, gather)
-STEPS = (*PLAIN, layers, recurrent, residual, wrapped)
+STEPS = (*PLAIN, layers, recurrent, residual, wrapped, *NEWER)
 NAMES = {step.__name__: step for step in STEPS}
 
 programs = st.lists(

@@ -172,10 +172,121 @@ def test_vmap_axes_that_do_not_fit_the_output(make):
 
 
 @with_vmap
-@pytest.mark.parametrize("vmap_axes", ["0", 0.5, True, (0, 0), (0, 0, 0), [0, 0, {}], {"a": 0}])
+@pytest.mark.parametrize("vmap_axes", ["0", 0.5, True])
 def test_vmap_axes_of_another_form(make, vmap_axes):
-    with pytest.raises(ValueError, match="vmap_axes must be an int, None, or a triple"):
+    with pytest.raises(ValueError, match="vmap_axes must be an int, None, a tree of them"):
         call(make, mlp, X1, None, PARAMS, vmap_axes=vmap_axes)
+
+
+@with_vmap
+@pytest.mark.parametrize("vmap_axes", [(0, 0), (0, 0, 0), [0, 0, {}], {"a": 0}, ()], ids=str)
+def test_a_tree_of_axes_that_does_not_fit(make, vmap_axes):
+    with pytest.raises(ValueError, match=r"does not fit x1: .* prefix of x1.*\(in_axes, out_axes"):
+        call(make, mlp, X1, None, PARAMS, vmap_axes=vmap_axes)
+
+
+def tree_of_axes(params, x):
+    """Two outputs in the tree of the two inputs, whose examples lie along axes 0 and 1."""
+    first, (second, scale) = x
+    y = jnp.tanh(second.T @ params["w"]) @ params["v"]
+    return mlp(params, first) * scale, ((y * first[:, :1]).T, None)
+
+
+@with_vmap
+@pytest.mark.parametrize("axes", [(0, (1, None)), (-2, (-1, None)), (0, (np.int64(1), None))])
+def test_one_tree_of_axes_for_inputs_and_outputs(make, axes):
+    x1, x2 = ((x, (uniform(7, 4, len(x)), None)) for x in (X1, X2))
+
+    def f(params, x):
+        return tree_of_axes(params, (x[0], (x[1][0], 0.7)))
+
+    options = {"trace_axes": (), "vmap_axes": axes}
+    for second in (None, x2):
+        got = jax.jit(make(f, **options), static_argnames="get")(x1, second, params=PARAMS)
+        assert_equal(getattr(got, "ntk", got), oracles.naive_ntk(f, PARAMS, x1, second))
+
+
+def test_trees_of_axes_of_every_container():
+    w = uniform(2, 4, 2)
+    for pack in (list, tuple, lambda xs: dict(zip("ab", xs, strict=True))):
+        x, axes = pack([uniform(0, 3, 4), uniform(1, 3, 4)]), pack([0, 0])
+
+        def f(w, x):
+            return jax.tree.map(lambda a: jnp.tanh(a @ w), x)
+
+        for implementation in (0, 1, 2):
+            ntk_fn = nt.empirical_ntk_fn(f, (), (), axes, implementation)
+            assert_equal(ntk_fn(x, None, w), oracles.naive_ntk(f, w, x))
+        assert_equal(
+            nt.batch(nt.empirical_ntk_fn(f, (), (), axes), 2)(x, None, w),
+            oracles.naive_ntk(f, w, x),
+        )
+
+
+def test_a_tree_of_axes_fits_outputs_too():
+    x = (X1, uniform(7, 3, 4))
+    with pytest.raises(ValueError, match=r"\(0, 0\) does not fit f\(params, x\)"):
+        nt.empirical_ntk_fn(lambda p, x: mlp(p, x[0] + x[1]), vmap_axes=(0, 0))(x, None, PARAMS)
+    with pytest.raises(ValueError, match=r"f\(params, x\)\[1\] no batch axis"):
+        nt.empirical_ntk_fn(lambda p, x: (mlp(p, x[0]), mlp(p, x[1])), vmap_axes=(0, None))(
+            x, None, PARAMS
+        )
+    with pytest.raises(ValueError, match=r"ends in a dict is \(in_axes, out_axes"):
+        nt.empirical_ntk_fn(lambda p, x: x, vmap_axes=(0, 0, {"a": 0}))((X1, X1), None, PARAMS)
+    nothing = nt.empirical_ntk_fn(lambda p, x: (mlp(p, x[0]), mlp(p, x[1])), (), (), (None, None))
+    expected = oracles.naive_ntk(lambda p, x: (mlp(p, x[0]), mlp(p, x[1])), PARAMS, x)
+    assert_equal(nothing(x, None, PARAMS), expected)
+
+
+@kernels
+def test_lists_in_place_of_arrays(make):
+    x = [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]
+
+    def f(params, x):
+        return mlp(params, jnp.asarray(x))
+
+    assert_equal(call(make, f, x, None, PARAMS), call(make, mlp, np.array(x), None, PARAMS))
+    if make is not nt.empirical_nngp_fn:
+        with pytest.raises(ValueError, match=r"x1\[0\]\[0\].*it is 0.1, a float and no array"):
+            call(make, f, x, None, PARAMS, vmap_axes=0)
+
+
+# --- x2 as a tree of None -------------------------------------------------------------------------
+
+
+def of_tree(params, x):
+    return mlp(params, x["a"]) * x["b"][0]
+
+
+@kernels
+@pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit], ids=["eager", "jit"])
+def test_x2_may_be_a_tree_of_none(make, wrap):
+    x = {"a": X1, "b": [uniform(6, 3, 1), None]}
+    fn = wrap(make(of_tree, trace_axes=()))
+    got = fn(x, {"a": None, "b": [None, None]}, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, got, fn(x, None, PARAMS))
+    for ntk in [getattr(got, "ntk", getattr(got, "nngp", got))]:
+        np.testing.assert_array_equal(ntk, ntk.transpose(1, 0, 3, 2))  # x1 itself, not its equal
+
+
+def test_x2_as_a_tree_of_none_in_blocks_and_products():
+    x, none = {"a": X1, "b": [uniform(6, 3, 1)]}, {"a": None, "b": [None]}
+    kernel_fn = nt.batch(nt.empirical_ntk_fn(of_tree, (), vmap_axes=0), 2)
+    np.testing.assert_array_equal(kernel_fn(x, none, PARAMS), kernel_fn(x, None, PARAMS))
+    assert "x2" in str(kernel_fn.explain(x, none, PARAMS))
+    v = uniform(1, 3, 2)
+    products = [nt.empirical_ntk_vp_fn(of_tree, x, x2, PARAMS)(v) for x2 in (none, None)]
+    np.testing.assert_array_equal(*products)
+
+
+@kernels
+@pytest.mark.parametrize("wrap", [lambda fn: fn, nt.batch], ids=["whole", "batch"])
+def test_x2_that_is_partly_none(make, wrap):
+    x = {"a": X1, "b": [uniform(6, 3, 1)]}
+    with pytest.raises(ValueError, match=r"x2\['b'\]\[0\] is None and x2\['a'\] is not"):
+        wrap(make(of_tree))(x, {"a": X2, "b": [None]}, PARAMS)
+    with pytest.raises(ValueError, match="same tree structure"):
+        wrap(make(of_tree))(x, {"a": None, "b": None}, PARAMS)
 
 
 @with_vmap
@@ -550,7 +661,7 @@ def test_the_check_is_made_once_for_each_shape():
     assert count(ntk_fn, X2, X1, PARAMS) == 0
 
 
-def test_no_check_without_a_batch_axis_or_under_jit():
+def test_no_check_under_jit():
     f, calls = counting(mlp)
     counts = []
     for check_vmap in (True, False):
@@ -560,7 +671,7 @@ def test_no_check_without_a_batch_axis_or_under_jit():
                 X1, None, PARAMS
             )
             counts.append(len(calls))
-    assert counts[:2] == counts[2:]
+    assert counts[1] == counts[3] < counts[0]  # without a batch axis the factors are checked
 
 
 def test_a_traced_call_does_not_count_as_checked():
@@ -649,6 +760,109 @@ def test_values_that_are_equal_but_not_the_same_compile_apart():
     np.testing.assert_allclose(true, 25 * one)
 
 
+SCALED = (
+    nt.empirical_ntk_fn,
+    nt.empirical_nngp_fn,
+    lambda f, **options: nt.batch(nt.empirical_ntk_fn(f, **options), 2, memory="1GiB"),
+)
+
+
+@pytest.mark.parametrize("make", SCALED[:2])
+@pytest.mark.parametrize("number", [float, complex, np.float64])
+def test_numbers_are_traced(make, number):
+    """Ten values are one program; the numbers are of weak type, as under `jit`."""
+
+    def f(w, x, scale):
+        y = (x["x"] @ w) * jnp.abs(x["s"] * scale)
+        assert y.dtype == jnp.float32 or number is np.float64
+        return y
+
+    f, calls = counting(f)
+    w, x = uniform(0, 4, 2, dtype="float32"), X1.astype("float32")
+    fn = make(f, trace_axes=(), **({} if make is nt.empirical_nngp_fn else {"vmap_axes": None}))
+    first = fn({"x": x, "s": number(2.0)}, None, w, scale=number(3.0))
+    number_of_calls = len(calls)
+    for k in range(1, 11):
+        got = fn({"x": x, "s": number(k)}, None, w, scale=number(0.5))
+        np.testing.assert_allclose(got, first * (k * 0.5 / 6) ** 2, rtol=1e-5)
+    assert len(calls) == number_of_calls
+
+
+VALUES = {
+    "if": lambda s: 2.0 if s > 0.5 else 1.0,
+    "int": lambda s: float(int(s * 10)),
+    "numpy": lambda s: float(np.sqrt(s)),
+    "range": lambda s: float(len(range(round(s * 10)))),
+    "key": lambda s: {0.25: 1.0, 1.0: 2.0}[s],
+    "static": lambda s: jax.jit(lambda s: s * 2.0, static_argnums=0)(s),
+}
+
+
+@pytest.mark.parametrize("make", SCALED, ids=["ntk", "nngp", "batch"])
+@pytest.mark.parametrize("value", VALUES)
+def test_numbers_that_f_wants_as_values(make, value):
+    """Then each is compiled for itself, and none runs operation by operation."""
+    f, calls = counting(lambda w, x, s: jnp.tanh(x @ w) * VALUES[value](s))
+    fn, w = make(f, trace_axes=()), uniform(0, 4, 2)
+    for s in (0.25, 1.0, 0.25):
+        calls.clear()
+        plain = make(lambda w, x: jnp.tanh(x @ w), trace_axes=())(X1, None, w)
+        np.testing.assert_allclose(fn(X1, None, w, s=s), plain * VALUES[value](s) ** 2)
+    if make is not SCALED[2]:
+        assert not calls
+
+
+def test_the_check_is_made_for_each_value_that_f_asks_for():
+    def f(w, x, rate):
+        return (x - rate * x.mean(0)) @ w if rate else x @ w
+
+    ntk_fn, w = nt.empirical_ntk_fn(f, vmap_axes=0), uniform(0, 4, 2)
+    ntk_fn(X1, None, w, rate=0.0)
+    with pytest.raises(ValueError, match="mixes examples"):
+        ntk_fn(X1, None, w, rate=0.5)
+
+
+def test_integers_and_flags_choose_between_programs():
+    def f(w, x, axis, train, mode):
+        assert isinstance(axis, int) and isinstance(train, bool)
+        y = jnp.flip(x @ w, axis) if train else x @ w
+        return y * (2 if mode == "twice" else 1)
+
+    f, calls = counting(f)
+    for make in SCALED[:2]:
+        fn, w = make(f, trace_axes=()), uniform(0, 4, 2)
+        for axis, train, mode in ((1, True, "twice"), (1, False, "once"), (1, True, "twice")):
+            calls.clear()
+            fn(X1, None, w, axis=axis, train=train, mode=mode)
+        assert not calls
+
+
+class Scale:
+    value = 1.0
+
+
+@pytest.mark.parametrize("get", ["nngp", "ntk", ("nngp", "ntk")])
+@pytest.mark.parametrize("implementation", [0, 1])
+def test_what_f_closes_over_is_read_when_it_is_compiled(get, implementation):
+    """For both kernels alike, as under `jit`: for other shapes it is read anew."""
+    scale = Scale()
+
+    def f(w, x):
+        return jnp.tanh(x @ w) * scale.value
+
+    w = uniform(0, 4, 2)
+    kernel_fn = nt.empirical_kernel_fn(f, (), vmap_axes=0, implementation=implementation)
+    batched = nt.batch(kernel_fn, 2, memory="1GiB")
+    before = {fn: fn(X1, None, get, w) for fn in (kernel_fn, batched)}
+    scale.value = 3.0
+    for fn, kernels in before.items():
+        jax.tree.map(np.testing.assert_array_equal, fn(X1, None, get, w), kernels)
+    other = uniform(6, 5, 4)
+    got = kernel_fn(other, None, get, w)
+    expected = nt.empirical_kernel_fn(f, (), vmap_axes=0)(other, None, get, w)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), got, expected)
+
+
 def test_arrays_may_be_used_as_values():
     w = uniform(0, 4, 2)
     expected = oracles.naive_ntk(lambda w, x: x @ w, w, X1)
@@ -716,3 +930,185 @@ def test_a_seed_is_no_key():
 def test_axes_that_are_no_integers(trace_axes):
     with pytest.raises(ValueError, match="trace_axes must be an int or a sequence of ints"):
         nt.empirical_nngp_fn(mlp, trace_axes)(X1, None, PARAMS)
+
+
+# --- what was probably meant otherwise ------------------------------------------------------------
+
+
+def notes_on(error):
+    """What is said of where an exception of `f` came from; JAX may add notes of its own."""
+    return [note for note in error.__notes__ if note.startswith("f(params, x) was evaluated")]
+
+
+@kernels
+@pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit], ids=["eager", "jit"])
+def test_arguments_in_another_order(make, wrap):
+    with pytest.raises(ValueError, match=r"same tree structure.*x1, x2, params, in this order"):
+        wrap(make(mlp))(X1, PARAMS, X2)
+    if make is not nt.empirical_nngp_fn:
+        with pytest.raises(TypeError, match=r"no floating-point leaf.*x1, x2, params, in this"):
+            wrap(make(mlp))(PARAMS, None, jnp.arange(3))
+    with pytest.raises(TypeError, match="dot_general") as info:  # one tree: f itself refuses
+        wrap(make(lambda w, x: jnp.dot(x, w)))(X1, uniform(0, 4, 2), X2)
+    (note,) = notes_on(info.value)
+    assert "x1, of shapes float64[3, 4]" in note and "x1, x2, params, in this order" in note
+
+
+@kernels
+@pytest.mark.parametrize("vmap_axes", [None, 0])
+def test_an_input_that_f_refuses_is_told(make, vmap_axes):
+    """Which one, with its shapes; the exception is that of `f`."""
+    options = {} if make is nt.empirical_nngp_fn else {"vmap_axes": vmap_axes}
+
+    def f(params, x):
+        return mlp(params, x["a"])
+
+    for name, x1, x2 in (("x1", uniform(4, 3, 5), X2), ("x2", X1, uniform(4, 3, 5))):
+        with pytest.raises(TypeError, match="dot_general") as info:
+            make(f, **options)({"a": x1}, {"a": x2}, PARAMS)
+        (note,) = notes_on(info.value)
+        assert f"x = {name}, of shapes {{a: float64[3, 5]}}" in note
+
+
+def test_get_under_jit_is_static():
+    """JAX refuses a string before it calls anything, and says what to do."""
+    with pytest.raises(TypeError, match=r"(?s)path get.*static_argnames"):
+        jax.jit(nt.empirical_kernel_fn(mlp))(X1, None, "ntk", PARAMS)
+
+
+SPLIT = "carry is a tuple of two: its first entry goes to x1 .* pass a list or a namedtuple"
+
+
+@kernels
+def test_a_pair_without_x2_warns_once(make):
+    def f(params, x, carry, rng=None):
+        return mlp(params, x) * carry[0] + carry[1]
+
+    fn, carry = make(f), (uniform(1, 3, 2), uniform(2, 3, 2))
+    with pytest.warns(UserWarning, match=SPLIT) as record:
+        fn(X1, None, PARAMS, carry=carry)
+        fn(X1 * 2, None, PARAMS, carry=carry)
+    assert len(record) == 1
+    assert record[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(f)(X1, X1, PARAMS, carry=carry)  # one for each side
+        make(f)(X1, None, PARAMS, carry=list(carry))
+        make(f)(X1, None, PARAMS, carry=list(carry), rng=(jax.random.key(0), jax.random.key(1)))
+
+
+def test_a_pair_without_x2_warns_in_blocks_and_products():
+    def f(params, x, carry):
+        return mlp(params, x) * carry[0] + carry[1]
+
+    batched = nt.batch(nt.empirical_ntk_fn(f), 2)
+    with pytest.warns(UserWarning, match=SPLIT):
+        batched(X1, None, PARAMS, carry=(uniform(1, 2), uniform(2, 2)))
+    with pytest.warns(UserWarning, match=SPLIT):
+        nt.empirical_ntk_vp_fn(f, X1, None, PARAMS, carry=(uniform(1, 2), uniform(2, 2)))
+
+
+def test_batch_statistics_among_the_parameters_warn_once():
+    params = {"params": PARAMS, "batch_stats": {"bn": {"mean": uniform(1, 2)}}}
+
+    def f(p, x):
+        return mlp(p["params"], x) - p["batch_stats"]["bn"]["mean"]
+
+    said = r"params\['batch_stats'\]\['bn'\]\['mean'\] looks like a batch statistic"
+    for make in WITH_VMAP:
+        fn = make(f)
+        with pytest.warns(UserWarning, match=said) as record:
+            fn(X1, None, params)
+            fn(X1, X2, params)
+        assert len(record) == 1
+    for call in (
+        lambda: nt.linearize(f, params),
+        lambda: nt.empirical_ntk_vp_fn(f, X1, X2, params),
+    ):
+        with pytest.warns(UserWarning, match=said):
+            call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nt.empirical_nngp_fn(f)(X1, None, params)  # nothing is differentiated
+        nt.empirical_ntk_fn(lambda p, x: f(params | {"params": p}, x))(X1, None, PARAMS)
+
+
+def test_explain_of_both_kernels():
+    kernel_fn = nt.empirical_kernel_fn(mlp, vmap_axes=0, memory="1GiB")
+    plan = str(kernel_fn.ntk_fn.explain(X1, X2, PARAMS))
+    for asked in (("ntk", PARAMS), (None, PARAMS), (("nngp", "ntk"), PARAMS), (PARAMS,)):
+        assert str(kernel_fn.explain(X1, X2, *asked)) == plan
+    with pytest.raises(ValueError, match="NNGP has no plan"):
+        kernel_fn.explain(X1, X2, "nngp", PARAMS)
+    with pytest.raises(TypeError, match="needs params"):
+        kernel_fn.explain(X1, X2, "ntk")
+
+
+def test_an_init_fn_of_another_kind():
+    class Linen:
+        """The calls of a module of Flax Linen."""
+
+        def init(self, key, x):
+            return {"params": {"w": jax.random.normal(key, (x.shape[-1], 2))}}
+
+        def apply(self, variables, x, *, rngs=None, **kwargs):
+            assert not kwargs, f"unexpected {kwargs}"
+            return x @ variables["params"]["w"]
+
+    model, key = Linen(), jax.random.key(0)
+    with pytest.raises(AttributeError) as info:
+        nt.monte_carlo_kernel_fn(model.init, model.apply, key, 1)(X1, None, "ntk")
+    said = "".join(info.value.__notes__)
+    assert "input_shape was (3, 4)" in said
+    assert "(None, model.init(key, jnp.zeros(shape)))" in said
+    with pytest.raises(TypeError, match=r"returned dict, no pair.*\(None, model.init"):
+        init = lambda key, shape: model.init(key, jnp.zeros(shape))  # noqa: E731
+        nt.monte_carlo_kernel_fn(init, model.apply, key, 1)(X1, None, "ntk")
+
+    def wrapped(key, shape):
+        return None, model.init(key, jnp.zeros(shape))
+
+    kernel = nt.monte_carlo_kernel_fn(wrapped, model.apply, key, 1, vmap_axes=0)(X1, None, "ntk")
+    assert_equal(kernel, np.asarray(X1 @ X1.T))
+
+
+# --- vmap_axes=None where vmap_axes=0 would do ----------------------------------------------------
+
+MANY = uniform(4, 8, 4)
+
+
+@pytest.mark.parametrize(
+    "f, x, seen",
+    [
+        (mlp, MANY, True),
+        (lambda p, x: {"y": mlp(p, x["a"]) * x["b"][:, None]}, {"a": MANY, "b": MANY[:, 0]}, True),
+        (mlp, MANY[:7], False),  # too few to matter
+        (lambda p, x: mlp(p, x - x.mean(0)), MANY, False),
+        (lambda p, x: mlp(p, x - x.mean(0)), jnp.stack([MANY[0]] * 8), False),  # cannot be told
+        (lambda p, x: mlp(p, x).T, MANY, False),
+        (lambda p, x: mlp(p, x).reshape(2, 8), MANY, False),
+        (lambda p, x: mlp(p, x).sum(0), MANY, False),
+        (lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"] * uniform(1, 8, 1), MANY, False),
+        (lambda p, x: mlp(p, x[0]) + x[1].sum(), (MANY, uniform(1, 9)), False),
+    ],
+)
+def test_independent_rows_are_pointed_out_once(f, x, seen, caplog):
+    ntk_fn = nt.empirical_ntk_fn(f, (), check_vmap=True)
+    for _ in range(2):
+        ntk_fn(x, None, PARAMS)
+    lines = [r.message for r in caplog.records if "axis 0 independently" in r.message]
+    assert len(lines) == seen
+
+
+def test_independent_rows_are_pointed_out_by_values_alone(caplog):
+    f, calls = counting(mlp)
+    jax.jit(nt.empirical_ntk_fn(f, ()))(MANY, None, PARAMS)
+    plain = len(calls)
+    calls.clear()
+    nt.empirical_ntk_fn(f, (), check_vmap=False)(MANY, None, PARAMS)
+    nt.empirical_ntk_fn(f, (), vmap_axes=0)(MANY, None, PARAMS)
+    assert not caplog.records
+    calls.clear()
+    nt.empirical_ntk_fn(f, ())(MANY, None, PARAMS)
+    # Twice traced, six times evaluated, four times traced for the check of factors.
+    assert caplog.records and len(calls) == plain + 8 + 4

@@ -1,5 +1,6 @@
 """Kernels in blocks, against the oracle and in one piece, and the plan that they follow."""
 
+import re
 import subprocess
 import sys
 from functools import partial
@@ -332,6 +333,77 @@ def test_calls_of_one_shape_are_compiled_once():
     assert len(traced) == count
 
 
+def test_floats_are_compiled_once_whatever_their_value():
+    """In parameters, inputs and keyword arguments."""
+    traced = []
+
+    def f(params, x, scale, kind):
+        traced.append(1)
+        y = (x["x"] * x["shift"]) @ params["w"] * scale["by"] + params["c"]
+        return jnp.sin(y) if kind == "sin" else y
+
+    axes = ({"x": 0, "shift": None}, 0, {})
+    ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=axes, check_vmap=False)
+    batched, x, w, counts = nt.batch(ntk_fn, 2), uniform(0, 5, 3), uniform(1, 3, 2), []
+    for c in (0.1, 0.2, 0.3):
+        inputs, kwargs = {"x": x, "shift": c}, {"scale": {"by": c}, "kind": "sin"}
+        before = len(traced)
+        found = batched(inputs, None, {"w": w, "c": c}, **kwargs)
+        counts.append(len(traced) - before)
+        naive = lambda p, x, c=c, kwargs=kwargs: f(p, {"x": x, "shift": c}, **kwargs)  # noqa: E731
+        weights = {"w": w, "c": jnp.asarray(c)}
+        assert_equal(found, oracles.naive_ntk(naive, weights, x, trace_axes=(-1,)))
+    assert counts[0] > 0 == counts[1] == counts[2]
+
+
+def test_other_floats_are_another_kernel(tmp_path):
+    f = lambda params, x, scale: jnp.tanh(x @ params["w"] * scale)  # noqa: E731
+    ntk_fn = nt.batch(nt.empirical_ntk_fn(f, vmap_axes=0), 2, store=tmp_path / "k")
+    x, w = uniform(0, 5, 3), {"w": uniform(1, 3, 2)}
+    ntk_fn(x, None, w, scale=0.1)
+    ntk_fn(x, None, w, scale=0.1)
+    with pytest.raises(ValueError, match="these differ: keyword arguments of x1, keyword"):
+        ntk_fn(x, None, w, scale=0.2)
+
+
+def test_a_float_whose_value_f_asks_for():
+    def f(params, x, scale):
+        return jnp.sin(x @ params["w"]) * (scale if scale > 0.15 else 3.0)
+
+    ntk_fn = nt.batch(nt.empirical_ntk_fn(f, vmap_axes=0), 2)
+    x, w = uniform(0, 5, 3), {"w": uniform(1, 3, 2)}
+    for scale in (0.1, 0.2, 0.3):
+        naive = lambda p, x, c=scale: f(p, x, c)  # noqa: E731
+        expected = oracles.naive_ntk(naive, w, x, trace_axes=(-1,))
+        assert_equal(ntk_fn(x, None, w, scale=scale), expected)
+        assert ntk_fn.explain(x, None, w, scale=scale).n == 5
+
+
+@pytest.mark.parametrize("implementation", [0, 1])
+def test_f_is_checked_once_for_each_run(monkeypatch, implementation):
+    """Neither for each tile, also where they are computed operation by operation, nor anew for a
+    kernel that is finished."""
+    from tangax import _kernel_fns, batching
+
+    checked = []
+    for module in (_kernel_fns, batching):
+        monkeypatch.setattr(
+            module, "check_examples_are_independent", lambda *args: checked.append(1)
+        )
+
+    def f(params, x, flag, names):
+        return jnp.tanh(x @ params["w"]) if flag else x @ params["w"]
+
+    w, x, flag = {"w": uniform(0, 3, 2)}, uniform(1, 6, 3), jnp.asarray(True)
+    ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=0, implementation=implementation)
+    batched = nt.batch(ntk_fn, 2, store=zarr.storage.MemoryStore())
+    for counts in (1, 1):
+        batched(x, None, w, flag=flag, names=[{"a set, so no key"}])
+        assert len(checked) == counts
+    nt.batch(ntk_fn, 2)(x, None, w, flag=flag, names=[{"a set, so no key"}])
+    assert len(checked) == 2
+
+
 def test_no_vmap_axes_are_taken_as_zero_and_checked():
     assert_equal(
         nt.batch(nt.empirical_ntk_fn(conv), 3)(X1, None, PARAMS),
@@ -436,8 +508,20 @@ def test_unknown_options(options, words):
 def test_what_is_no_kernel_function():
     with pytest.raises(TypeError, match="batch takes what empirical_kernel_fn"):
         nt.batch(conv)
-    with pytest.raises(TypeError):
-        nt.batch(NTK, device_count=2)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("device_count", r"run one process on each .* join the kernels"),
+        ("store_on_device", r"host's memory.*jax\.device_put"),
+        ("memroy", r"'memroy'. See help"),
+    ],
+)
+def test_arguments_that_are_none_here(name, words):
+    with pytest.raises(TypeError, match=f"batch has no argument '{name}'") as error:
+        nt.batch(NTK, 2, **{name: 1})
+    assert re.search(words, str(error.value))
 
 
 def test_examples_of_unequal_number():

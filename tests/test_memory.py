@@ -10,6 +10,7 @@ import pytest
 from test_empirical import assert_equal
 
 import tangax as nt
+from tangax import _linear
 
 
 def normal(seed, *shape, dtype=None):
@@ -158,6 +159,71 @@ def test_blocks_that_do_not_divide_the_outputs(trace, diagonal, same):
             twin = kernel if trace else kernel.swapaxes(2, 3)
             assert (kernel == twin.swapaxes(0, 1)).all()
     assert len(runs) > 2
+
+
+def both(params, x):
+    hidden = jnp.tanh(x @ params["w"] + params["b"])
+    return hidden @ params["head"], jnp.outer(hidden @ params["head"][:, 0], params["b"])[:, :5]
+
+
+@pytest.mark.parametrize(
+    "trace, diagonal, same", [((), (), True), ((-1,), (), False), ((), (-1,), True)]
+)
+def test_outputs_pulled_back_some_at_a_time_change_nothing(monkeypatch, trace, diagonal, same):
+    """Three at a time of 7 and 5 outputs, whose factors all stay, and blocks of no more."""
+    params = {"w": normal(70, 5, 6), "b": normal(71, 6), "head": normal(72, 6, 7)}
+    x1, x2 = normal(73, 4, 5), None if same else normal(74, 3, 5)
+    expected = [
+        oracles.naive_ntk(f, params, x1, x2, trace_axes=trace, diagonal_axes=diagonal)
+        for f in (lambda p, x: both(p, x)[0], lambda p, x: both(p, x)[1])
+    ]
+    widest = 4 * 7 * 8  # bytes of the largest array of a backward pass: the first output
+    monkeypatch.setitem(_linear.PULLED, "cpu", 3 * widest)
+    ntk_fn = nt.empirical_ntk_fn(both, trace, diagonal, vmap_axes=0, memory="1GiB")
+    assert_equal(list(ntk_fn(x1, x2, params)), expected)
+    halves = [None if x is None else ntk_fn.factors(x, params) for x in (x1, x2)]
+    assert_equal(list(ntk_fn.contract(*halves)), expected)
+    text = str(jax.make_jaxpr(ntk_fn.factors)(x1, params))
+    assert "scan[" in text and "dynamic_update_slice" in text
+
+
+def test_blocks_stay_in_cache_whatever_the_budget():
+    """400 traced outputs of a network whose widest array has half a MiB for each."""
+    params = {"w": shape(64, 256), "head": shape(256, 400)}
+
+    def f(params, x):
+        return (jnp.tanh(x @ params["w"]).mean(1)) @ params["head"]
+
+    def blocks(memory, trace=(-1,), diagonal=()):
+        ntk_fn = nt.empirical_ntk_fn(f, trace, diagonal, vmap_axes=0, memory=memory)
+        (found,) = ntk_fn.explain(shape(16, 32, 64), None, params).blocks
+        return found
+
+    (d, r, o, _), (least, *_) = blocks("16GiB").sizes, blocks("1GiB", (), (-1,)).sizes
+    assert (d, o) == (1, 1) and 8 <= r <= 32 and 8 <= least <= 32
+    assert blocks("1GiB").sizes == blocks("16GiB").sizes
+    assert blocks("16MiB").sizes[1] < r
+    assert blocks("16GiB", ()).sizes == (1, 1, 400, 400)  # cut, they would be pulled back again
+
+
+def test_a_plan_far_above_its_budget_is_refused(caplog):
+    """200 examples of 1,000 outputs that all meet: 160 GB for the half that is mirrored alone."""
+    params, x = jax.eval_shape(lambda: mlp_params(32, 128, 1000)), shape(200, 32)
+    ntk_fn = nt.empirical_ntk_fn(mlp, (), vmap_axes=0, memory="1GiB")
+    message = (
+        r"149 GiB are held .*, 149 times the 1 GiB of `memory`: .* 1000 outputs .* trace_axes or"
+    )
+    message += r" diagonal_axes.*; or take fewer examples at a time, as nt\.batch does; .*vmap_axes"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(ntk_fn, x, None, params)
+    assert str(ntk_fn.explain(x, None, params)).count("A CALL IS REFUSED") == 1
+    traced = nt.empirical_ntk_fn(mlp, (-1,), vmap_axes=0, memory="1GiB")
+    assert jax.eval_shape(traced, x, None, params).shape == (200, 200)
+    assert "REFUSED" not in str(traced.explain(x, None, params)) and not caplog.messages
+    wide = shape(20_000, 32)  # one output, so that there is nothing to trace
+    single = nt.empirical_ntk_fn(lambda p, x: mlp(p, x)[:, :1], (), vmap_axes=0, memory="10MiB")
+    with pytest.raises(ValueError, match="of `memory`: take fewer examples at a time"):
+        jax.eval_shape(single, wide, None, params)
 
 
 def test_layers_one_by_one_change_nothing():

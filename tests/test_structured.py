@@ -6,6 +6,7 @@ import warnings
 
 import cases
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import opt_einsum
@@ -373,3 +374,77 @@ def test_sites_that_differ_between_the_inputs(name, implementation):
     f, params, x1, x2 = UNLIKE[name]
     ntk_fn = nt.empirical_ntk_fn(f, (), implementation=implementation)
     assert_equal(ntk_fn(x1, x2, params), oracles.naive_ntk(f, params, x1, x2))
+
+
+# --- one flat vector of parameters ----------------------------------------------------------------
+
+
+def flat_mlp(w, x):
+    """What `ravel_pytree` gives: weights and biases are slices of one leaf."""
+    for start, (i, j) in ((0, (3, 4)), (16, (4, 4)), (36, (4, 2))):
+        x = jnp.tanh(x @ w[start : start + i * j].reshape(i, j) + w[start + i * j :][:j])
+    return x
+
+
+def overlapping(w, x):
+    """Two biases that share entries, a weight in two layouts, and one that stands apart."""
+    hidden = jnp.tanh(x @ w[10:19].reshape(3, 3) + w[0:3]) + w[2:5] * x
+    return (hidden @ w[10:19].reshape(3, 3).T + hidden) @ w[20:26].reshape(3, 2) + w[7]
+
+
+def in_a_loop(w, x):
+    """Slices of one vector, the same at every step, and of a stack of vectors, one for each."""
+    flat, stack = w[:20], w[20:].reshape(3, 12)
+
+    def step(h, layer):
+        h = jnp.tanh(h @ flat[:9].reshape(3, 3) + flat[9:12] + flat[17:20] * h)
+        return h @ layer[:9].reshape(3, 3) + layer[9:] + flat[11:14], None
+
+    return jax.lax.scan(step, x, stack)[0]
+
+
+def by_length(w, x):
+    """Another slice for every length: those of `x1` and of `x2` overlap in part."""
+    t = x.shape[-2]
+    return x.sum(-2) @ w[t : t + 6].reshape(3, 2) + w[12 : 12 + t].sum() * x[..., 0, :2] + w[-2:]
+
+
+FLAT = {
+    "every part by itself": (flat_mlp, 46, (4, 3), (3, 3), 6),
+    "overlapping": (overlapping, 26, (4, 3), (3, 3), 4),
+    "in a loop": (in_a_loop, 56, (3, 3), (2, 3), None),
+    "by length": (by_length, 20, (3, 2, 3), (2, 4, 3), 3),
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_slices_of_one_vector_stay_apart(name):
+    f, size, shape1, shape2, parts = FLAT[name]
+    w, x1, x2 = uniform(30, size), uniform(31, *shape1), uniform(32, *shape2)
+    ntk_fn, factored = (nt.empirical_ntk_fn(f, (), vmap_axes=0, implementation=i) for i in (0, 3))
+    assert_equal(ntk_fn(x1, x2, w), oracles.naive_ntk(f, w, x1, x2))
+    assert_equal(factored(x1, None, w), oracles.naive_ntk(f, w, x1))
+    rows = ntk_fn.explain(x1, None, w).rows
+    assert parts is None or len(rows) == parts
+    if name == "every part by itself":
+        assert [row.factors[0] for row in rows] == ["A", "J"] * 3
+        assert rows[1].factors == "J[2, 4]"  # and not of all 46 entries
+
+
+def test_a_flat_vector_compiles_to_the_work_of_its_tree():
+    """As many matrix products, of the same sizes, as of the tree that was flattened."""
+    shapes = [(3, 4), (4,), (4, 4), (4,), (4, 2), (2,)]
+    tree, x = [uniform(40 + a, *s) for a, s in enumerate(shapes)], uniform(31, 4, 3)
+    flat, unravel = jax.flatten_util.ravel_pytree(tree)
+
+    def f(params, x):
+        for w, b in zip(params[::2], params[1::2], strict=True):
+            x = jnp.tanh(x @ w + b)
+        return x
+
+    def products(f, params):
+        ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0)
+        text = str(jax.make_jaxpr(lambda x, w: ntk_fn(x, None, w))(x, params))
+        return sorted(re.findall(r":(f64\[[\d,]*\]) = dot_general", text))
+
+    assert products(lambda w, x: f(unravel(w), x), flat) == products(f, tree)

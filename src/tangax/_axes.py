@@ -119,22 +119,28 @@ def is_int(axis: Any) -> bool:
 
 
 def split_vmap_axes(vmap_axes: VmapAxes) -> tuple[Any, Any, dict[str, Any]]:
-    """`vmap_axes` as `(in_axes, out_axes, kwargs_axes)`."""
-    if vmap_axes is None or is_int(vmap_axes):
-        return vmap_axes, vmap_axes, {}
-    if isinstance(vmap_axes, tuple) and len(vmap_axes) == 3 and isinstance(vmap_axes[2], dict):
-        return vmap_axes
-    msg = (
-        "vmap_axes must be an int, None, or a triple (in_axes, out_axes, kwargs_axes) whose last "
-        f"entry is a dict, e.g. (0, 0, dict(pattern=0)); got {vmap_axes!r}."
+    """`vmap_axes` as `(in_axes, out_axes, kwargs_axes)`.
+
+    What is not such a triple is a tree of axes, the same for inputs and outputs. A tuple of three
+    whose last entry is a dict is always taken for a triple.
+    """
+    if jax.tree_util.all_leaves([vmap_axes]) and not is_int(vmap_axes):
+        msg = (
+            "vmap_axes must be an int, None, a tree of them for inputs and outputs alike, or a "
+            "triple (in_axes, out_axes, kwargs_axes) whose last entry is a dict, e.g. "
+            f"(0, 0, dict(pattern=0)); got {vmap_axes!r}."
+        )
+        raise ValueError(msg)
+    is_triple = (
+        isinstance(vmap_axes, tuple) and len(vmap_axes) == 3 and isinstance(vmap_axes[2], dict)
     )
-    raise ValueError(msg)
+    return vmap_axes if is_triple else (vmap_axes, vmap_axes, {})
 
 
 def mismatch(axes: Any, tree: Any, where: str) -> str:
     """The name of the first place where `axes` is no prefix of `tree`."""
     wanted, given = children(tree), children(axes)
-    if axes is None or not given:
+    if axes is None or jax.tree_util.all_leaves([axes]):
         return ""
     if wanted.keys() != given.keys() or type(axes) is not type(tree):
         different = [k for k in (*wanted, *given) if (k in wanted) != (k in given)]
@@ -164,7 +170,8 @@ def batch_axes(name: str, axes: Any, tree: Any) -> list[int | None]:
     except ValueError:
         msg = (
             f"vmap_axes={axes!r} does not fit {mismatch(axes, tree, name)}: axes must be a tree "
-            f"prefix of {name}, a tree of structure {jax.tree.structure(tree)}."
+            f"prefix of {name}, a tree of structure {jax.tree.structure(tree)}. Inputs and outputs "
+            "of different structure take a triple (in_axes, out_axes, {})."
         )
         raise ValueError(msg) from None
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -176,7 +183,13 @@ def batch_axes(name: str, axes: Any, tree: Any) -> list[int | None]:
             continue
         shape = tuple(getattr(leaf, "shape", ()))
         if not is_int(axis) or not -len(shape) <= axis < len(shape):
-            msg = f"vmap_axes gives {where} the batch axis {axis!r}, but its shape is {shape}."
-            raise ValueError(msg)
+            msg = f"vmap_axes gives {where} the batch axis {axis!r}, but its shape is {shape}"
+            if not hasattr(leaf, "shape"):
+                msg += (
+                    f": it is {leaf!r}, a {type(leaf).__name__} and no array. Lists are trees of "
+                    "their entries: pass jnp.asarray(...) for an array, or None as the axis of "
+                    "what is no example"
+                )
+            raise ValueError(f"{msg}.")
         canonical.append(int(axis) % len(shape))
     return canonical

@@ -129,6 +129,14 @@ def tile_starts(n: Block, m: Block, *, half: bool) -> list[np.ndarray]:
     return [rows[kept], columns[kept]]
 
 
+def tile_count(n: Block, m: Block, *, half: bool) -> int:
+    """How many tiles `tile_starts` gives."""
+    if not half:
+        return n.runs * m.runs
+    left_out = np.searchsorted(m.starts, n.starts - m.size, side="right")
+    return n.runs * m.runs - int(left_out.sum())
+
+
 def of_examples(factor: Factor, block: Block, start: Any) -> Factor:
     """The examples of one tile; those that an earlier tile had are zero."""
     if block.whole:

@@ -14,8 +14,9 @@ import numpy as np
 
 from . import _jaxpr
 from ._axes import VmapAxes, batch_axes, split_vmap_axes
-from ._sides import batch_length, check_passed, is_pair, second_key, split_kwargs
-from ._trees import check_same_structure, dtype_is, is_concrete, named_leaves
+from ._inputs import check_same_inputs, is_pair, second_inputs
+from ._sides import batch_length, check_passed, second_key, split_kwargs
+from ._trees import dtype_is, is_concrete, named_leaves
 
 # Bytes that are read at a time where the size of a block does not matter.
 READ = 2**24
@@ -94,13 +95,14 @@ def sides(
 ) -> tuple[Examples, Examples]:
     """Both sides of a call; twice the same where `x2` is `None`. `planned`: values do not count."""
     kwargs1, kwargs2, is_split = split_kwargs(kwargs)
+    x2 = second_inputs(x1, x2)
     if x2 is None and not is_split:
         first = examples_of("x1", x1, vmap_axes, kwargs1)
         return first, first
     if x2 is None:
         x2 = x1
     else:
-        check_same_structure("x1", x1, "x2", x2)
+        check_same_inputs(x1, x2)
     first = examples_of("x1", x1, vmap_axes, kwargs1)
     folded = x2 is not x1 and kwargs.get("rng") is not None and not is_pair(kwargs["rng"])
     if folded and not planned:
@@ -227,9 +229,15 @@ def values(piece: Any) -> np.ndarray:
 
 
 def update(sha: Any, piece: Any) -> None:
-    """Hash an array's dtype, shape and values; of anything else what it prints, but no address."""
+    """Hash an array's dtype, shape and values, or any other value.
+
+    Of what cannot be told by value, such as a function, the type: the traces of `f` show the rest.
+    """
     if not hasattr(piece, "shape"):
-        sha.update(_jaxpr.without_addresses(repr(piece)).encode())
+        try:
+            sha.update(_jaxpr.told(piece))
+        except _jaxpr.Unseen:
+            sha.update(type(piece).__qualname__.encode())
         return
     array = values(piece)
     sha.update(f"{array.dtype}{array.shape}".encode())

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _jaxpr
 from ._examples import update
@@ -39,40 +40,66 @@ def fingerprint(call: Call, function: str, version: str) -> dict[str, str]:
 def function_digest(call: Call) -> str:
     """Of `f` on one example of each side, and of its derivative: rules may be the user's own.
 
-    Values of parameters are left out, unless `f` asks for them.
+    Values of parameters are left out, unless `f` asks for them. `ValueError` for an `f` that cannot
+    be told from others.
     """
     sha = hashlib.sha256()
     for side in call.sides[: 2 - call.same]:
         x, kwargs = side.shapes(1)
         try:
-            jaxpr = traced(call, *split_arrays((call.params, x, kwargs)))
+            found = traced(call, *split_arrays((call.params, x, kwargs)))
         except jax.errors.ConcretizationTypeError:
-            jaxpr = traced(call, *split_shapes((call.params, x, kwargs)))
-        _jaxpr.digest(jaxpr, sha)
+            found = traced(call, *split_shapes((call.params, x, kwargs)))
+        for jaxpr, forward in found:
+            sha.update(_jaxpr.digest(jaxpr, forward=forward))
     return sha.hexdigest()
 
 
-def traced(call: Call, static: Any, arrays: list[Any]) -> _jaxpr.Jaxpr:
-    """The jaxpr of `f`, and of its pullback where it has one that is needed."""
+def traced(call: Call, static: Any, arrays: list[Any]) -> list[tuple[_jaxpr.Jaxpr, bool]]:
+    """The jaxprs of `f` and, where it is needed, of its derivative; whether that is forward mode.
+
+    The derivative shows every rule that it calls, in loops and branches too: those of a
+    `custom_vjp` and of transposes in reverse mode alone, those in a `while_loop` in forward mode.
+    """
 
     def evaluated(arrays: list[Any]) -> Any:
         params, x, kwargs = join_arrays(static, arrays)
         return call.fn.ntk_fn.f(params, x, **kwargs)
 
-    def differentiated(arrays: list[Any]) -> Any:
+    def split(arrays: list[Any]) -> tuple[Any, list[Any]]:
         params, x, kwargs = join_arrays(static, arrays)
-        split = split_params(params)
-        f = lambda w: call.fn.ntk_fn.f(split.merge(w), x, **kwargs)  # noqa: E731
-        y, pullback = jax.vjp(f, split.leaves)
-        return y, pullback(jax.tree.map(jnp.ones_like, y))
+        parts = split_params(params)
+        return lambda w: call.fn.ntk_fn.f(parts.merge(w), x, **kwargs), parts.leaves
 
-    if "ntk" in call.names:
-        try:
-            return _jaxpr.trace(differentiated, arrays)
-        except (TypeError, ValueError, NotImplementedError) as error:
-            if isinstance(error, jax.errors.ConcretizationTypeError):
-                raise
-    return _jaxpr.trace(evaluated, arrays)
+    def reverse(arrays: list[Any]) -> Any:
+        f, leaves = split(arrays)
+        y, pullback = jax.vjp(f, leaves)
+        return y, pullback(jax.tree.map(cotangent, y))
+
+    def forward(arrays: list[Any]) -> Any:
+        f, leaves = split(arrays)
+        return jax.jvp(f, (leaves,), (leaves,))
+
+    found = [(_jaxpr.trace(evaluated, arrays), False)]
+    if "ntk" not in call.names:
+        return found
+    try:
+        return [*found, (_jaxpr.trace(reverse, arrays), False)]
+    except REFUSALS as error:
+        if isinstance(error, jax.errors.ConcretizationTypeError):
+            raise
+        return [*found, (_jaxpr.trace(forward, arrays), True)]
+
+
+# What JAX raises where there is no reverse mode.
+REFUSALS = TypeError, ValueError, NotImplementedError
+
+
+def cotangent(y: Any) -> Any:
+    """Ones; of what has no derivative, nothing."""
+    if jnp.issubdtype(y.dtype, jnp.inexact):
+        return jnp.ones_like(y)
+    return np.zeros(y.shape, jax.dtypes.float0)
 
 
 def tree_digest(root: str, tree: Any) -> str:

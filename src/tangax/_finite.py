@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._sides import user_stacklevel
 from ._tiles import Array, Index
+from ._warnings import user_stacklevel
 
 MODES = ("warn", "raise", "ignore")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ._axes import KernelAxes
+from ._settings import default_promotion
 from ._trees import kernel_dtype
 
 
@@ -60,12 +63,15 @@ def index(array: jax.Array, axis: int) -> jax.Array:
     return jnp.expand_dims(jnp.arange(array.shape[axis]), others)
 
 
-def full_precision(precision: Any) -> Any:
+@contextlib.contextmanager
+def full_precision(precision: Any) -> Iterator[None]:
     """The context in which `f` is differentiated and factors are contracted.
 
     Accelerators round the operands of float32 products to fewer bits unless they are told not to.
     """
-    return jax.default_matmul_precision("highest" if precision is None else precision)
+    wanted = "highest" if precision is None else precision
+    with jax.default_matmul_precision(wanted), default_promotion():
+        yield
 
 
 def check_precision(precision: Any) -> None:

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 
 from ._axes import Axes, VmapAxes, split_vmap_axes
-from ._compiled import Compiled, call_key
+from ._checking import differences, entrances, has_values, warn_of_difference
+from ._compiled import Compiled
 from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
+from ._inputs import warn_of_pairs
 from ._kernel import check_precision, finish, full_precision, nngp
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
+from ._outputs import OutputPlan
 from ._plan import Plan, make_plan
-from ._planner import OutputPlan
 from ._reference import jacobian_contraction, ntk_vector_products
 from ._sides import (
+    MIXED,
     Pair,
     Side,
     check_examples_are_independent,
+    many_examples,
     pair_sides,
+    rows_look_independent,
     warn_once,
 )
-from ._structured import frames, kernels, plan_outputs, warn_of_memory
+from ._structured import check_memory, frames, kernels, plan_outputs
 from ._trees import floats_as_arrays, is_concrete, join_arrays, split_arrays
 
 
@@ -77,13 +82,23 @@ class NngpFn:
     precision: Any = None
     # Whether a warning was given.
     _warned: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Compiled for calls outside `jit`.
+    _compiled: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_function(self.f)
         check_precision(self.precision)
+        object.__setattr__(self, "_compiled", Compiled(self._compute))
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
-        """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once."""
+        """The kernel `f(x1) f(x2)^T`. `x2=None` means `x2=x1`, computed once.
+
+        Outside `jit` it is compiled at the first call for each shape.
+        """
+        warn_of_pairs(self._warned, x2, kwargs)
+        return self._compiled(x1, x2, floats_as_arrays(params), kwargs)
+
+    def _compute(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         with full_precision(self.precision):
             pair = pair_sides(self.f, x1, x2, params, None, kwargs, differentiate=False)
             axes = pair.axes(self.trace_axes, self.diagonal_axes)
@@ -105,8 +120,10 @@ class NtkFn:
     check_vmap: bool = True
     memory: int | str | None = None
     precision: Any = None
-    # Calls that were checked before, by shapes and static arguments.
-    _checked: set[Any] = field(default_factory=set, init=False, repr=False)
+    # Calls that were checked before, by shapes and static arguments, with the leaves compared.
+    _checked: dict[Any, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)
+    # Leaves whose factors gave another derivative than `f` itself.
+    _distrusted: set[str] = field(default_factory=set, init=False, repr=False)
     # Whether a warning was given.
     _warned: set[Any] = field(default_factory=set, init=False, repr=False)
     # Leaves that are not factored, once named in the log.
@@ -180,7 +197,7 @@ class NtkFn:
           and of x2 taken at a time.
         - MACs: multiply-adds. largest: entries of the intermediates that stand beside each other.
 
-        Below them the blocks in which outputs are taken, if they do not fit at once, with the
+        Below them the blocks in which outputs are taken, if not all at once, with the
         backward passes of x1 + x2; multiply-adds in all; bytes of the arguments, of the kernel, an
         estimate of what is held besides, and the budget `memory`.
 
@@ -197,20 +214,69 @@ class NtkFn:
         def planned(arrays: list[Any]) -> None:
             plans.append(self._plan(nbytes(arrays), *join_arrays(static, arrays)))
 
-        jax.eval_shape(planned, arrays)
-        return plans[0]
+        with full_precision(self.precision):
+            jax.eval_shape(planned, arrays)
+        found = self._checked_at(x1, x2, floats_as_arrays(params), kwargs)
+        return replace(plans[0], checked=found, distrusted=self.distrusted)
+
+    def check(self, x: Any, params: Any, **kwargs: Any) -> dict[str, float]:
+        """Check by hand what a call outside `jit` checks by itself, at two examples of `x`.
+
+        That `f` does not mix examples, where `vmap_axes` is given; and that `v^T J`, for random
+        `v`, is the same by the factors and by `jax.vjp` of `f`, leaf by leaf. A leaf that differs
+        by more than rounding is said in a warning, and its whole Jacobian is taken from `jax.vjp`
+        from then on, under `jit` too. Call it once before you wrap an `ntk_fn` in `jax.jit`.
+
+        Returns:
+            By the path of every leaf the largest difference, over what rounding explains: below
+            one is right. Empty where there are no factors: for implementations 1 and 2, and where
+            `f` has no reverse mode.
+
+        Raises:
+            ValueError: `f` mixes examples.
+            TypeError: arguments without values, as under `jit`.
+
+        Cost: two backward passes of two examples (with `vmap_axes=None` of `x`), and compiling
+        them: about as long as compiling the kernel takes.
+
+        Example:
+            >>> import jax, tangax as nt
+            >>> f = lambda w, x: jax.numpy.tanh(x @ w["a"]) @ w["b"]
+            >>> a, b, x = jax.random.normal(jax.random.key(0), (3, 4, 4))
+            >>> found = nt.empirical_ntk_fn(f, vmap_axes=0).check(x, {"a": a, "b": b})
+            >>> sorted(found), max(found.values()) < 1
+            (["params['a']", "params['b']"], True)
+        """
+        if not has_values((x, params, kwargs)):
+            raise TypeError(
+                "check needs arguments with values: call it outside jit, vmap and grad."
+            )
+        return self._check(self._pair("factors", x, None, params, kwargs))
+
+    def varied(self, **options: Any) -> NtkFn:
+        """The same with other options; leaves that are not trusted are those of both."""
+        other = replace(self, **options)
+        object.__setattr__(other, "_distrusted", self._distrusted)
+        return other
 
     # Calls
 
     def _run(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """Check what was not seen before, then compute."""
-        static, arrays = split_arrays((what, x1, x2, floats_as_arrays(params), kwargs))
-        key = call_key(static, arrays)
-        if key not in self._checked and self._checks and is_concrete(arrays):
-            self._check(self._pair(what, x1, x2, params, kwargs))
-            if key is not None:
-                self._checked.add(key)
-        return self._compiled.of_split(static, arrays)
+        if what != "factors":
+            warn_of_pairs(self._warned, x2, kwargs)
+        args = what, x1, x2, floats_as_arrays(params), kwargs
+        split = self._compiled.split(args)
+        found = None
+        if split[-1] not in self._checked and self.check_vmap and has_values(args):
+            found = tuple(self._check(self._pair(what, x1, x2, params, kwargs)))
+        if self.vmap_axes is None and self.check_vmap and "rows" not in self._warned:
+            self._advise(x1, params, kwargs)
+        result = self._compiled.run(args, split)
+        key = None if found is None else self._compiled.split(args)[-1]  # as it ran, after all
+        if found is not None and key is not None:
+            self._checked[key] = found
+        return result
 
     def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """What is asked for: "factors" of x1, or a tuple of kernels by name."""
@@ -246,7 +312,7 @@ class NtkFn:
 
     def _source(self, pair: Pair, side: Side) -> Source:
         assert pair.params is not None
-        source = linearise(pair, side)
+        source = linearise(pair, side, self._distrusted)
         for leaf, why in unfactored(source).items():
             path = pair.params.paths[leaf]
             if path not in self._logged:
@@ -257,7 +323,7 @@ class NtkFn:
     def _kernels(self, names: tuple[str, ...], first: Source, second: Source) -> Any:
         """What is asked for, of two sides. A budget that will be exceeded is told of."""
         every, plans = self._planned(first, second)
-        warn_of_memory(plans, budget(self.memory))
+        check_memory(plans, budget(self.memory))
         return kernels(names, first, second, every, plans)
 
     def _planned(self, first: Source, second: Source) -> tuple[list[Frame], list[OutputPlan]]:
@@ -284,19 +350,54 @@ class NtkFn:
             arguments=arguments,
             memory=budget(self.memory),
             factored=self._factored,
+            distrusted=self._distrusted,
         )
 
     # Checks
 
     @property
-    def _checks(self) -> bool:
-        return self.check_vmap and self.vmap_axes is not None
+    def distrusted(self) -> tuple[str, ...]:
+        """Leaves whose factors gave another derivative than `f` itself."""
+        return tuple(sorted(self._distrusted))
 
-    def _check(self, pair: Pair) -> None:
-        """Refuse an `f` that mixes examples."""
+    def _checked_at(self, *args: Any) -> tuple[str, ...] | None:
+        """The leaves that were compared at a call of these shapes, for whichever kernels."""
+        for what in (("ntk",), ("nngp", "ntk"), ("ntk", "nngp"), "factors"):
+            found = self._checked.get(self._compiled.split((what, *args))[-1])
+            if found is not None:
+                return found
+        return None
+
+    def _advise(self, x: Any, params: Any, kwargs: dict[str, Any]) -> None:
+        """Name `vmap_axes=0`, once, where it seems right."""
+        if not many_examples(x) or not is_concrete((x, params, kwargs)):
+            return
+        self._warned.add("rows")
+        if rows_look_independent(self.f, x, params, kwargs):
+            logger.warning(
+                "f seems to treat the examples along axis 0 independently: with vmap_axes=0 the "
+                "kernel takes as many times fewer backward passes as there are examples."
+            )
+
+    def _check(self, pair: Pair, mixed: str = MIXED) -> dict[str, float]:
+        """Refuse an `f` that mixes examples; distrust factors that differ from its derivative.
+
+        The message `mixed` says the former. By leaf the difference.
+        """
         assert pair.params is not None
+        worst: dict[str, float] = {}
         for side in (pair.first,) if pair.same else (pair.first, pair.second):
-            check_examples_are_independent(side, pair.params.leaves, pair.names)
+            if self.implementation in _PLAIN:
+                if side.n is not None:
+                    check_examples_are_independent(side, pair.params.leaves, pair.names, mixed)
+                continue
+            for leaf, found in differences(pair, side, mixed).items():
+                worst[leaf] = max(found, worst.get(leaf, 0.0))
+        for leaf, found in worst.items():
+            if found > 1 and leaf not in self._distrusted:
+                self._distrusted.add(leaf)
+                warn_of_difference(leaf, entrances(pair, leaf))
+        return worst
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,6 +412,16 @@ class KernelFn:
         names, single, params = self.request(get, params)
         kernels = self._kernels(names, x1, x2, params, kwargs)
         return kernels[0] if single else kernel_tuple(names)(*kernels)
+
+    def explain(self, x1: Any, x2: Any, get: Any = None, params: Any = None, **kwargs: Any) -> Plan:
+        """The plan of the NTK of a call, as `kernel_fn.ntk_fn.explain` gives it.
+
+        `kernel_fn.ntk_fn` has `factors` and `contract` too. `ValueError` where no NTK is asked for.
+        """
+        names, _, params = self.request(get, params)
+        if "ntk" not in names:
+            raise ValueError("An NNGP has no plan: explain tells of the NTK.")
+        return self.ntk_fn.explain(x1, x2, params, **kwargs)
 
     def request(self, get: Any, params: Any) -> tuple[tuple[str, ...], bool, Any]:
         """The kernels asked for, whether it is one by itself, and the parameters."""

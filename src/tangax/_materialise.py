@@ -33,6 +33,7 @@ from ._factors import (
 from ._factors import materialise as in_leaf
 from ._frame import Block, D, Frame, N, O, P, Q, R, loop
 from ._gram import rows_product
+from ._meshes import varying, varying_axes
 
 
 def materialised(
@@ -66,7 +67,8 @@ def materialised(
         found = products(f1, f2, 0)
     else:
         shapes = jax.eval_shape(lambda: products(f1, f2, 0))
-        zeros = [jnp.zeros(s.shape, s.dtype) for s in shapes]
+        over = varying_axes(f1, f2)
+        zeros = [varying(jnp.zeros(s.shape, s.dtype), over) for s in shapes]
         found = over_groups(group, zeros, f1, f2, k)
     if frame.joint:
         return found[0]

@@ -31,6 +31,16 @@ def budget(memory: float | str | None) -> int:
     raise ValueError(msg)
 
 
+# What is refused holds this many times its budget, and more than a process holds anyway: a budget
+# of a few bytes asks for the smallest blocks.
+REFUSED, ANYWAY = 12, 2**28
+
+
+def is_refused(held: int, memory: int) -> bool:
+    """Whether what is held is too far above a budget to be tried."""
+    return held > max(REFUSED * memory, ANYWAY)
+
+
 def nbytes(tree: Any) -> int:
     """Bytes of the arrays, or shapes, of a tree."""
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))

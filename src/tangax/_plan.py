@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from . import _jaxpr
 from ._axes import Axes
 from ._factors import Factor, Factored, OneHot, cotangent
 from ._linear import Linear, Source, linearise
-from ._memory import in_bytes
+from ._memory import in_bytes, is_refused
 from ._planner import Cost
 from ._sides import Pair
 from ._sites import Found, describe
@@ -60,7 +61,9 @@ class Plan:
 
     `forward`, `backward`, `contraction`: multiply-adds of evaluating `f`, of the cotangents of
     every output, and of contracting the factors. `memory`: the budget in bytes; `held`: an estimate
-    of the bytes that the call holds at most, its arguments and its result besides.
+    of the bytes that the call holds at most, its arguments and its result besides. `checked`:
+    leaves that were compared with `jax.vjp` at these shapes, if a call was; `distrusted`: those
+    that differed.
     """
 
     rows: tuple[Row, ...]
@@ -71,6 +74,8 @@ class Plan:
     held: int
     arguments: int
     result: int
+    checked: tuple[str, ...] | None = None
+    distrusted: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -130,8 +135,20 @@ class Plan:
             f"bytes: arguments {in_bytes(self.arguments)}, kernel {in_bytes(self.result)}, "
             f"held besides about {in_bytes(self.held)}; memory {in_bytes(self.memory)}"
             + (" IS EXCEEDED: take fewer examples" if self.held > self.memory else "")
+            + ("; A CALL IS REFUSED" if is_refused(self.held, self.memory) else "")
         )
+        lines.append(self._checks())
         return "\n".join(lines)
+
+    def _checks(self) -> str:
+        """What was checked, for a person to read."""
+        if self.checked is None:
+            return "not yet checked at these shapes: a call outside jit does it, or ntk_fn.check"
+        leaves = {row.leaf for row in self.rows}
+        count = "all" if leaves <= set(self.checked) else f"{len(self.checked)} of"
+        bad = [leaf for leaf in self.distrusted if leaf in leaves]
+        differ = f"; whole Jacobians of {', '.join(bad)}, which differed" if bad else ""
+        return f"checked with jax.vjp at these shapes: {count} {len(leaves)} leaves{differ}"
 
 
 NAMES = ("diagonal", "traced", "of x1", "of x2")
@@ -145,12 +162,13 @@ def make_plan(
     arguments: int,
     memory: int,
     factored: bool,
+    distrusted: Collection[str] = (),
 ) -> Plan:
     """What a kernel call will do; traces, and computes nothing."""
     params = pair.params
     assert params is not None
-    first = linearise(pair, pair.first)
-    second = first if pair.same else linearise(pair, pair.second)
+    first = linearise(pair, pair.first, distrusted)
+    second = first if pair.same else linearise(pair, pair.second, distrusted)
     every = frames(first.meta, second.meta, trace, diagonal)
     outputs = plan_outputs(first, second, every, memory, factored=factored)
     sites = list(describe(first.program)) if isinstance(first, Linear) else []

@@ -1,4 +1,4 @@
-"""Planning: what each order of contraction costs, and blocks that fit a memory budget.
+"""Planning a pair of factors: what each order of contraction costs, and pieces that fit a budget.
 
 Everything here reads shapes alone.
 """
@@ -8,25 +8,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import opt_einsum
 
-from ._contract import ORDERS, Term, tile_starts
+from ._contract import ORDERS, Term, tile_count
 from ._factors import (
     Factor,
     Factored,
     Materialised,
     OneHot,
     alike,
-    cotangent,
     examples,
     groups,
     outputs,
     units,
-    with_cotangent,
 )
 from ._frame import Block, D, Frame, I, J, K, M, N, O, P, Q, R, S, T, even
 
@@ -206,7 +203,7 @@ def cost(f1: Factor, f2: Factor, frame: Frame, term: Term) -> Cost:
     tile = sizes | {N: min(n.size, n.count)}
     if not frame.joint:
         tile[M] = min(m.size, m.count)
-    runs = n.runs if frame.joint else len(tile_starts(n, m, half=f1 is f2)[0])
+    runs = n.runs if frame.joint else tile_count(n, m, half=f1 is f2)
     # Tiles of these orders are made to stay in cache.
     cached = 8 if term.order in ONE_BY_ONE else 1
     multiply_adds = moved = held = 0
@@ -305,140 +302,3 @@ def steps(
 def volume(labels: frozenset[int], sizes: dict[int, int]) -> int:
     """The number of entries of an array with these labels."""
     return math.prod(sizes[label] for label in labels)
-
-
-# Blocks of outputs
-
-
-@dataclass(frozen=True)
-class OutputPlan:
-    """Blocks of one output's indices, how every pair of factors is contracted, bytes held.
-
-    `d`, `r`: diagonal and traced indices, at once on both sides; `o`: free ones of `x1`, whose
-    cotangents stay while blocks `q` of those of `x2` pass by. `in_turn`: one pair after the other,
-    lest the intermediates of several stand beside each other. `same`: `x2` is `x1`.
-    """
-
-    d: Block
-    r: Block
-    o: Block
-    q: Block
-    same: bool
-    costs: tuple[Cost, ...] = ()
-    in_turn: bool = False
-    held: int = 0
-
-    @property
-    def blocks(self) -> tuple[Block, Block, Block, Block]:
-        """All four."""
-        return self.d, self.r, self.o, self.q
-
-    @property
-    def whole(self) -> bool:
-        """Whether everything is one block."""
-        return all(block.whole for block in self.blocks)
-
-    @property
-    def once(self) -> bool:
-        """Whether a block of one side is that of the other too: nothing free is cut."""
-        return self.same and self.o.whole and self.q.whole
-
-    def below(self, o: Any, q: Any) -> Any:
-        """Whether a pair of blocks, by their starts, is below the diagonal, and left out."""
-        return self.same and not self.once and q + self.q.size <= o
-
-    @property
-    def pairs(self) -> int:
-        """How many blocks of the kernel are computed."""
-        free = sum(not self.below(o, q) for o in self.o.starts for q in self.q.starts)
-        return self.d.runs * self.r.runs * free
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        """Backward passes of both sides."""
-        shared = self.d.size * self.r.size
-        first = shared * self.o.size * self.d.runs * self.r.runs * self.o.runs
-        return first, 0 if self.once else shared * self.q.size * self.pairs
-
-    def outputs(self, first: int, second: int) -> int:
-        """The sum over the outputs of one block, each weighing so much on its side."""
-        d, r, o, q = (block.size for block in self.blocks)
-        return d * r * (o * first + (0 if self.once else q * second))
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one side holds, in bytes: whatever is asked of it, and for every output at a time."""
-
-    fixed: int
-    output: int
-
-
-def plan_output(
-    pairs: Sequence[tuple[Factor, Factor]],
-    frame: Frame,
-    loads: tuple[Load, Load],
-    memory: int,
-    *,
-    same: bool,
-    factored: bool,
-) -> OutputPlan:
-    """The fewest blocks whose cotangents and contractions fit `memory`, best effort.
-
-    `pairs`: shapes of the pairs of factors for one output, `[n, 1, ...]`.
-    """
-    itemsize = max((x.dtype.itemsize for x in jax.tree.leaves(pairs)), default=4)
-    (d, r, o), q = frame.counts(0), frame.counts(1)[2]
-    fixed = loads[0].fixed + (0 if same else loads[1].fixed)
-    if same:  # one half of the kernel is copied from the other
-        fixed += math.prod(frame.kernel_shape(d, o, q)) * itemsize
-    room = max(memory - fixed, memory // 4)  # smaller blocks would not shrink what is fixed
-    most = room * 3 // 4 // max(1, loads[0].output, loads[1].output)  # outputs of both sides
-    while True:
-        plan = output_blocks(d, r, o, q, most, same=same)
-        held = plan.outputs(loads[0].output, loads[1].output)
-        entries = max(room - held, room // 4) // itemsize
-        costs = tuple(
-            plan_pair(*resized_pair(f1, f2, plan), frame, entries, factored=factored)
-            for f1, f2 in pairs
-        )
-        largest = max((cost.held for cost in costs), default=0)
-        total = sum(cost.held for cost in costs)
-        if largest <= entries or max(block.size for block in plan.blocks) <= 1:
-            in_turn = total > entries or not plan.whole
-            held += fixed + itemsize * (largest if in_turn else total)
-            return replace(plan, costs=costs, in_turn=in_turn, held=held)
-        most = plan.outputs(1, 1) // 2
-
-
-def output_blocks(d: int, r: int, o: int, q: int, most: int, *, same: bool) -> OutputPlan:
-    """Blocks of at most `most` outputs of both sides together, where that can be.
-
-    Diagonal and traced outputs are cut first: each is then still computed once. Free outputs of
-    `x2` are computed once for every block of those of `x1`, whose blocks are therefore large.
-    """
-    sides = o if same else o + q
-    traced = even(r, most // max(1, d * sides))
-    if traced.size > 1 or d * sides <= most:
-        return OutputPlan(Block(d, d), traced, Block(o, o), Block(q, q), same)
-    diagonal = even(d, most // max(1, sides))
-    if diagonal.size > 1 or sides <= most:
-        return OutputPlan(diagonal, traced, Block(o, o), Block(q, q), same)
-    columns = even(q, most // 4)
-    return OutputPlan(diagonal, traced, even(o, most - columns.size), columns, same)
-
-
-def resized_pair(f1: Factor, f2: Factor, plan: OutputPlan) -> tuple[Factor, Factor]:
-    """The shapes of a pair for one block, unfolded."""
-    first = resized(f1, (plan.d.size, plan.r.size, plan.o.size))
-    if plan.once:
-        return first, first
-    return first, resized(f2, (plan.d.size, plan.r.size, plan.q.size))
-
-
-def resized(factor: Factor, counts: tuple[int, int, int]) -> Factor:
-    """The shape of a factor for so many diagonal, traced and free outputs."""
-    G = cotangent(factor)
-    return with_cotangent(
-        factor, jax.ShapeDtypeStruct((G.shape[0], *counts, *G.shape[2:]), G.dtype)
-    )

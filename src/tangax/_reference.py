@@ -7,12 +7,16 @@ NTK-vector products:    Theta[n,m,:,q] = J1[n] (J2[m]^T e_q), one column for eve
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ._axes import KernelAxes
-from ._modes import has_forward_mode, jacobian
+from ._meshes import varying, varying_axes
+from ._modes import REFUSALS, has_forward_mode, in_turn, jacobian
 from ._sides import Pair, Side, place_batch
 from ._trees import kernel_dtype
 
@@ -21,8 +25,10 @@ def jacobian_contraction(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
     """One kernel for each output, from whole Jacobians: `(n + m) * o * p` entries in memory."""
     assert pair.params is not None
     leaves = pair.params.leaves
-    jacobians1 = side_jacobians(pair.first, leaves)
-    jacobians2 = jacobians1 if pair.same else side_jacobians(pair.second, leaves)
+    jacobians1 = mapped(pair.first, lambda side: side_jacobians(side, leaves))
+    jacobians2 = jacobians1
+    if not pair.same:
+        jacobians2 = mapped(pair.second, lambda side: side_jacobians(side, leaves))
     kernels = []
     for r, ax in enumerate(axes):
         dtype = kernel_dtype(pair.first.outputs[r], pair.second.outputs[r], *leaves)
@@ -37,9 +43,24 @@ def jacobian_contraction(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
     return kernels
 
 
+def mapped(side: Side, function: Callable[[Side], Any]) -> Any:
+    """`function` of a side; where `vmap` refuses `f`, of its examples in sequence."""
+    try:
+        return function(side)
+    except REFUSALS as refusal:
+        try:
+            return function(replace(side, in_sequence=True))
+        except REFUSALS:
+            raise refusal from None
+
+
 def side_jacobians(side: Side, leaves: list[jax.Array]) -> list[list[jax.Array]]:
     """For each output and leaf the Jacobian, `[*output.shape, p]`."""
-    stacked = side.map(lambda data: jacobian(lambda w: side.example(w, data), leaves))
+
+    def one(data: list[jax.Array]) -> Any:
+        return jacobian(lambda w: side.example(w, data), leaves, in_sequence=side.in_sequence)
+
+    stacked = side.map(one)
     return [
         [
             place_batch(j, axis).reshape(*y.shape, leaf.size)
@@ -63,7 +84,12 @@ def ntk_vector_products(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
             "JACOBIAN_CONTRACTION."
         )
         raise ValueError(msg)
-    return [output_by_columns(pair, axes[r], r) for r in range(len(axes))]
+    return mapped(
+        pair.first,
+        lambda side: [
+            output_by_columns(replace(pair, first=side), axes[r], r) for r in range(len(axes))
+        ],
+    )
 
 
 def output_by_columns(pair: Pair, ax: KernelAxes, r: int) -> jax.Array:
@@ -73,26 +99,27 @@ def output_by_columns(pair: Pair, ax: KernelAxes, r: int) -> jax.Array:
     axis = first.out_axes[r]
     example2 = [d for a, d in enumerate(second.outputs[r].shape) if a != second.out_axes[r]]
     q = math.prod(example2)
+    each = in_turn if first.in_sequence else jax.vmap
 
     def columns(data1: list[jax.Array], data2: list[jax.Array]) -> jax.Array:
-        _, pullback = jax.vjp(lambda w: second.example(w, data2)[r], leaves)
-        basis = jnp.eye(q, dtype=second.outputs[r].dtype).reshape(q, *example2)
+        y, pullback = jax.vjp(lambda w: second.example(w, data2)[r], leaves)
+        basis = varying(jnp.eye(q, dtype=y.dtype).reshape(q, *example2), varying_axes(y))
 
         def column(e: jax.Array) -> jax.Array:
             (tangent,) = pullback(e)
             return jax.jvp(lambda w: first.example(w, data1)[r], (leaves,), (tangent,))[1]
 
-        return jax.vmap(column)(basis)  # [q, *example1]
+        return each(column)(basis)  # [q, *example1]
 
     labels1, labels2 = list(ax.first), list(ax.second)
     if axis is None:
         kernel, batch_labels = columns(first.data, second.data), []
     elif axis in ax.trace + ax.diagonal:
-        kernel = jax.vmap(columns, in_axes=(first.axes, second.axes))(first.data, second.data)
+        kernel = each(columns, in_axes=(first.axes, second.axes))(first.data, second.data)
         batch_labels = [labels1[axis]]
     else:
-        over_n = jax.vmap(columns, in_axes=(first.axes, None))
-        kernel = jax.vmap(over_n, in_axes=(None, second.axes))(first.data, second.data)
+        over_n = each(columns, in_axes=(first.axes, None))
+        kernel = each(over_n, in_axes=(None, second.axes))(first.data, second.data)
         batch_labels = [labels2[axis], labels1[axis]]
     batch_shape = kernel.shape[: len(batch_labels)]
     example1 = kernel.shape[len(batch_labels) + 1 :]

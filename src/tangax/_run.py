@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from ._factors import (
     over_layers,
     over_time,
     pulled_back,
+    real,
     scaled,
 )
 from ._sites import Call, Loop, Program, Site, Slot, Step
@@ -36,7 +38,7 @@ def zeros(program: Program) -> list[Any]:
     taps = []
     for action in program.actions:
         if isinstance(action, Site):
-            taps.append(_site_zeros(action))
+            taps.append([_site_zeros(action), _entered_zeros(action)])
         elif isinstance(action, Call):
             taps.append(zeros(action.body))
         elif isinstance(action, Loop):
@@ -44,7 +46,7 @@ def zeros(program: Program) -> list[Any]:
                 lambda z, n=action.scan.length: jnp.zeros((n, *z.shape), z.dtype),
                 zeros(action.body),
             )
-            taps.append([inner, [_site_zeros(site) for _, site in action.entered]])
+            taps.append([inner, _entered_zeros(action)])
         else:
             taps.append(None)
     return [taps, [_site_zeros(site) for _, site in program.returned]]
@@ -52,6 +54,10 @@ def zeros(program: Program) -> list[Any]:
 
 def _site_zeros(site: Site) -> list[jax.Array]:
     return [jnp.zeros(r.shape, r.dtype) for r in site.results if r is not None]
+
+
+def _entered_zeros(action: Site | Loop) -> list[list[jax.Array]]:
+    return [_site_zeros(site) for _, site in action.entered]
 
 
 def run(
@@ -75,12 +81,10 @@ def run(
             results, found, record = run(action.body, values, known, tap)
         elif isinstance(action, Loop):
             results, record = _run_loop(action, values, known, tap)
+        elif isinstance(action, Site):
+            results, record = _run_site(action, values, known, tap)
         else:
-            last = isinstance(action, Site) and jax.default_backend() == "cpu"
-            results = (_jaxpr.convolved if last else _jaxpr.bind)(eqn, values)
-        if isinstance(action, Site):
-            results = _tapped(action, results, tap)
-            record = _record(action, values, known)
+            results = _jaxpr.bind(eqn, values)
         if isinstance(action, Step):
             found = _scales(action, values, known)
         for (a, r), scale in found.items():
@@ -127,6 +131,28 @@ def _multiplied(step: Step, scale: Any, factor: jax.Array) -> Any:
     return factor if scale is None else scale * factor
 
 
+def _run_site(
+    site: Site, values: list[Any], scales: Scales, taps: list[Any]
+) -> tuple[list[Any], list[Any]]:
+    """The results of an equation, the zeros added, and what its sites keep."""
+    own, entered = taps
+    values, records = _enter(site, values, scales, entered)
+    last = bool(site.uses) and jax.default_backend() == "cpu"
+    results = (_jaxpr.convolved if last else _jaxpr.bind)(site.eqn, values)
+    return _tapped(site, results, own), [_record(site, values, scales), records]
+
+
+def _enter(
+    action: Site | Loop, values: Sequence[Any], scales: Scales, taps: list[Any]
+) -> tuple[list[Any], list[Any]]:
+    """The operands with the zeros added to those that are sites, and what these keep."""
+    values, records = list(values), []
+    for (a, site), tap in zip(action.entered, taps, strict=True):
+        records.append(_record(site, [values[a]], _of_operand(scales, a)))
+        (values[a],) = _tapped(site, [values[a]], tap)
+    return values, records
+
+
 def _tapped(site: Site, results: Sequence[Any], taps: list[jax.Array]) -> list[Any]:
     """The results with the zeros added."""
     remaining = iter(taps)
@@ -149,10 +175,7 @@ def _run_loop(
     body, which is traced once, tells by `order` and `shape` which is whose.
     """
     scan, inner_taps = loop.scan, taps[0]
-    records = []
-    for (a, site), tap in zip(loop.entered, taps[1], strict=True):
-        records.append(_record(site, [values[a]], _of_operand(scales, a)))
-        (values[a],) = _tapped(site, [values[a]], tap)
+    values, records = _enter(loop, values, scales, taps[1])
     first = scan.consts + scan.carry
     consts, init, xs = values[: scan.consts], values[scan.consts : first], values[first:]
 
@@ -193,32 +216,22 @@ def collected(
     by_leaf: list[list[Factor]] = [[] for _ in range(leaves)]
     for leaf, factor in _collect(program, cotangents, records):
         by_leaf[leaf].append(factor)
-    return [list(map(flat, grouped(found))) for found in by_leaf]
+    return [list(map(flat, grouped(list(map(real, found))))) for found in by_leaf]
 
 
 def flat(factor: Factor) -> Factor:
     """A materialised Jacobian as `[o, p]`."""
     if isinstance(factor, Materialised):
-        return Materialised(factor.J.reshape(factor.J.shape[0], math.prod(factor.J.shape[1:])))
+        return replace(factor, J=factor.J.reshape(len(factor.J), math.prod(factor.J.shape[1:])))
     return factor
-
-
-def basis(outputs: Sequence[jax.ShapeDtypeStruct]) -> list[jax.Array]:
-    """The unit cotangents of all outputs, `[o, *output.shape]` each."""
-    total = sum(y.size for y in outputs)
-    eyes, start = [], 0
-    for y in outputs:
-        eye = jnp.eye(total, y.size, -start, dtype=y.dtype)
-        eyes.append(eye.reshape(total, *y.shape))
-        start += y.size
-    return eyes
 
 
 def _collect(program: Program, cotangents: list[Any], records: list[Any]) -> Iterator[Any]:
     """`(leaf, factor)` for every use, in the layout of the program's parameters."""
     for action, G, record in zip(program.actions, cotangents[0], records[0], strict=True):
         if isinstance(action, Site):
-            yield from _site_factors(action, G, record)
+            yield from _site_factors(action, G[0], record[0])
+            yield from _entered_factors(action, G[1], record[1])
         elif isinstance(action, Call):
             yield from _collect(action.body, G, record)
         elif isinstance(action, Loop):
@@ -257,5 +270,9 @@ def _loop_factors(loop: Loop, G: list[Any], record: list[Any]) -> Iterator[Any]:
         if outer_scales[i] is not None:
             factor = scaled(factor, outer_scales[i])
         yield view.leaf, pulled_back(factor, view)
-    for (_, site), tap, kept in zip(loop.entered, G[1], entered, strict=True):
-        yield from _site_factors(site, tap, kept)
+    yield from _entered_factors(loop, G[1], entered)
+
+
+def _entered_factors(action: Site | Loop, G: list[Any], records: list[Any]) -> Iterator[Any]:
+    for (_, site), tap, record in zip(action.entered, G, records, strict=True):
+        yield from _site_factors(site, tap, record)

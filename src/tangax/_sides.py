@@ -6,11 +6,9 @@ keyword arguments without a batch axis. With `vmap_axes=None` there is one "exam
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,15 +17,19 @@ import numpy as np
 
 from . import _jaxpr
 from ._axes import Axes, KernelAxes, VmapAxes, batch_axes, kernel_axes, split_vmap_axes
+from ._inputs import ORDER, check_same_inputs, is_pair, second_inputs, told_of, warn_of_statistics
+from ._meshes import gathered, varying, varying_axes
+from ._modes import in_turn
+from ._settings import users_promotion
 from ._trees import (
     Params,
-    check_same_structure,
     describe,
     dtype_is,
     is_concrete,
     named_leaves,
     split_params,
 )
+from ._warnings import user_stacklevel
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Side:
     """`f` over the `n` examples of one argument (`n=None`: the whole batch is one example).
 
     `batch(leaves, data)` is `f` on examples together, as a list of outputs with their batch axis at
-    `out_axes`; `data` are the arrays that hold examples, along `axes`.
+    `out_axes`; `data` are the arrays that hold examples, along `axes`. `in_sequence`: one after the
+    other, for what `vmap` refuses.
     """
 
     batch: Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]
@@ -44,6 +47,7 @@ class Side:
     n: int | None
     outputs: list[jax.ShapeDtypeStruct]
     out_axes: list[int | None]
+    in_sequence: bool = False
 
     def example(self, leaves: list[jax.Array], data: list[jax.Array]) -> list[jax.Array]:
         """`f` on one example, without batch axes."""
@@ -61,7 +65,8 @@ class Side:
         """
         if self.n is None:
             return function(self.data, *stacked)
-        return jax.vmap(function, in_axes=(self.axes, *[0] * len(stacked)))(self.data, *stacked)
+        each = in_turn if self.in_sequence else jax.vmap
+        return each(function, in_axes=(self.axes, *[0] * len(stacked)))(self.data, *stacked)
 
     def placed(self, outputs: list[jax.Array]) -> list[jax.Array]:
         """One array for each output: its batch axis, in front, moved to where `f` has it."""
@@ -110,16 +115,21 @@ def pair_sides(
     `split`: a keyword argument that is a tuple of two is one for each side.
     """
     kwargs1, kwargs2, is_split = split_kwargs(kwargs) if split else (kwargs, kwargs, False)
+    x2 = second_inputs(x1, x2)
     same = x2 is None and not is_split
     if x2 is None:
         x2 = x1
     else:
-        check_same_structure("x1", x1, "x2", x2)
+        check_same_inputs(x1, x2)
         if split and kwargs.get("rng") is not None and not is_pair(kwargs["rng"]):
             same_inputs = are_equal(x1, x2)
             keys = jax.tree.map(lambda key: second_key(key, same_inputs), kwargs["rng"])
             kwargs2 = kwargs2 | {"rng": keys}
-    split_tree = split_params(params) if differentiate else None
+    split_tree = split_params(params, ORDER) if differentiate else None
+    if split_tree is not None:  # else derivatives would be summed over a mesh
+        axes = varying_axes(x1, x2, kwargs1, kwargs2, split_tree.leaves)
+        split_tree = replace(split_tree, leaves=varying(split_tree.leaves, axes))
+        x1, x2 = varying(x1, axes), varying(x2, axes)  # a loop may begin with the one or the other
     first, names, treedef = make_side(f, "x1", x1, split_tree, params, vmap_axes, kwargs1)
     if same:
         return Pair(first, first, same, split_tree, names, treedef)
@@ -140,11 +150,6 @@ def split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     first = {k: v[0] if is_pair(v) else v for k, v in kwargs.items()}
     second = {k: v[1] if is_pair(v) else v for k, v in kwargs.items()}
     return first, second, any(map(is_pair, kwargs.values()))
-
-
-def is_pair(value: Any) -> bool:
-    """Whether a keyword argument is split; a namedtuple of two is one value."""
-    return type(value) is tuple and len(value) == 2
 
 
 def second_key(key: Any, same_inputs: jax.Array | bool) -> jax.Array:
@@ -202,15 +207,17 @@ def make_side(
             values[i] = d
         rebuilt = jax.tree.unflatten(input_tree, values)
         tree = params if split_tree is None else split_tree.merge(leaves)
-        return f(tree, rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
+        with users_promotion():
+            return f(tree, rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
 
     leaves = [] if split_tree is None else split_tree.leaves
-    out_tree = jax.eval_shape(whole, leaves, data)
+    with told_of(name, x, params):
+        out_tree = jax.eval_shape(whole, leaves, data)
     named = named_leaves("f(params, x)", out_tree)
     check_outputs(named, differentiate=split_tree is not None)
-    if n is None and out_axes is not None:
-        raise ValueError(f"vmap_axes={vmap_axes!r} gives no input a batch axis, but outputs one.")
     canonical_out = batch_axes("f(params, x)", out_axes, out_tree)
+    if n is None and any(axis is not None for axis in canonical_out):
+        raise ValueError(f"vmap_axes={vmap_axes!r} gives no input a batch axis, but outputs one.")
     check_batched_outputs(named, canonical_out, n, name)
 
     side = Side(
@@ -228,7 +235,11 @@ def check_passed(kwargs_axes: dict[str, Any], kwargs: dict[str, Any]) -> None:
     """Every keyword argument that has an axis was passed."""
     unknown = sorted(set(kwargs_axes) - set(kwargs))
     if unknown:
-        msg = f"vmap_axes names the keyword argument {unknown[0]!r}, which was not passed."
+        msg = (
+            f"vmap_axes names the keyword argument {unknown[0]!r}, which was not passed. A tuple "
+            "of three that ends in a dict is (in_axes, out_axes, kwargs_axes); where it is a tree "
+            "of axes for x, pass it as in_axes of such a triple."
+        )
         raise ValueError(msg)
 
 
@@ -295,18 +306,10 @@ def warn_if_batch_is_traced(pair: Pair, axes: list[KernelAxes], x1: Any) -> bool
 
 
 def warn_once(warned: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
-    """Warn of a traced batch axis, once for each kernel function."""
-    if not warned and warn_if_batch_is_traced(pair, axes, x1):
+    """Warn of a traced batch axis, and of batch statistics, once for each kernel function."""
+    if "traced" not in warned and warn_if_batch_is_traced(pair, axes, x1):
         warned.add("traced")
-
-
-def user_stacklevel() -> int:
-    """The `stacklevel` at which the caller's `warnings.warn` points at the user's line."""
-    ours = (os.path.dirname(__file__) + os.sep, os.path.dirname(jax.__file__) + os.sep)
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
-        frame, level = frame.f_back, level + 1
-    return level
+    warn_of_statistics(warned, pair.params.paths if pair.params else [])
 
 
 MIXED = (
@@ -328,6 +331,9 @@ def check_examples_are_independent(
     if side.n is None or side.n < 2 or not is_concrete((leaves, side.data)):
         return
 
+    side = replace(side, data=gathered(side.data))
+    leaves = gathered(leaves)
+
     def take(where: list[int]) -> list[jax.Array]:
         return [jnp.take(d, np.array(where), a) for d, a in zip(side.data, side.axes, strict=True)]
 
@@ -345,6 +351,39 @@ def check_examples_are_independent(
                     raise ValueError(message.format(name))
 
 
+# With fewer examples `vmap_axes` saves little.
+FEW = 8
+
+
+def many_examples(x: Any) -> bool:
+    """Whether all inputs have a first axis in common, and a long one."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+    return bool(shapes) and all(s and s[0] == shapes[0][0] >= FEW for s in shapes)
+
+
+def rows_look_independent(
+    f: Callable[..., Any], x: Any, params: Any, kwargs: dict[str, Any]
+) -> bool:
+    """Whether `vmap_axes=0` seems right: two examples that differ are alike together and apart.
+
+    "No" where `f` refuses two examples, or outputs have them along another axis. It costs what the
+    check of `vmap_axes` does: `f` on one or two examples, six times.
+    """
+    try:
+        pair = pair_sides(
+            f, x, None, params, 0, split_kwargs(kwargs)[0], differentiate=True, split=False
+        )
+        side, other = pair.first, first_other(pair.first)
+        data = [np.moveaxis(np.asarray(d), a, 0) for d, a in zip(side.data, side.axes, strict=True)]
+        if all(np.array_equal(d[0], d[other]) for d in data):
+            return False
+        assert pair.params is not None
+        check_examples_are_independent(side, pair.params.leaves, pair.names)
+    except Exception:  # whatever f makes of two examples: it was not asked to take them
+        return False
+    return True
+
+
 def first_other(side: Side) -> int:
     """An example that differs from the first, or the last one."""
     assert side.n is not None
@@ -356,10 +395,16 @@ def first_other(side: Side) -> int:
     return int(differs.argmax()) or side.n - 1
 
 
-def moved(leaves: list[jax.Array]) -> list[jax.Array]:
+def moved(leaves: list[jax.Array], share: float = 0.1, seed: int = 0) -> list[jax.Array]:
     """Parameters a little away: at the given ones, a head of zeros may hide what happens below."""
-    rng = np.random.default_rng(0)
-    return [w + jnp.asarray(0.1 * rng.standard_normal(w.shape), w.dtype) for w in leaves]
+    rng = np.random.default_rng(seed)
+
+    def step(w: jax.Array) -> jax.Array:
+        size = float(np.sqrt(np.mean(np.square(np.asarray(w, np.float64))))) if w.size else 0.0
+        size = size if 0 < size < np.inf else 1.0
+        return w + jnp.asarray(share * size * rng.standard_normal(w.shape), w.dtype)
+
+    return list(map(step, leaves))
 
 
 def is_close(a: jax.Array, b: jax.Array, eps: float) -> bool:

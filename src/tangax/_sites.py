@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from . import _jaxpr
-from ._factors import Kind, Part, Returned, View, kind_of, part_of
+from ._factors import GENERIC, RETURNED, Kind, Part, View, kind_of, part_of
 
 # The position of an operand or a result, and which of the views that it holds.
 Slot = tuple[int, int]
@@ -31,11 +31,15 @@ class Use:
 
 @dataclass(frozen=True)
 class Site:
-    """An equation, or a returned variable, that consumes views. `results`: its tapped results."""
+    """An equation, or a variable, that consumes views. `results`: those to which zeros are added.
+
+    `entered`: operands that are sites by themselves, because of no kind that is known here.
+    """
 
     uses: tuple[Use, ...]
     results: tuple[jax.ShapeDtypeStruct | None, ...]
     eqn: _jaxpr.Equation | None = None
+    entered: tuple[tuple[int, Site], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,13 +164,26 @@ def _action(
     scan = _jaxpr.scan(eqn)
     if scan is not None:
         return _loop(eqn, scan, found)
-    results = tuple(
-        _jaxpr.shape_dtype(v) if _jaxpr.is_differentiable(v) else None for v in eqn.outvars
-    )
+    return _site(eqn, found)
+
+
+def _site(eqn: _jaxpr.Equation, found: dict[Slot, View]) -> Site:
+    """An equation that consumes views: known by its results, or else by its operands."""
+    kinds = {a: kind_of(eqn, a) for a, _ in found}
     uses = tuple(
-        Use(slot, view, part_of(kind_of(eqn, slot[0]), view.place)) for slot, view in found.items()
+        Use(slot, view, part_of(kind, view.place))
+        for slot, view in found.items()
+        if (kind := kinds[slot[0]]) is not None
     )
-    return Site(uses, results, eqn)
+    results = tuple(
+        _jaxpr.shape_dtype(v) if uses and _jaxpr.is_differentiable(v) else None for v in eqn.outvars
+    )
+    entered = tuple(
+        (a, _identity(_held(found, a), eqn.invars[a], eqn, GENERIC))
+        for a, kind in kinds.items()
+        if kind is None
+    )
+    return Site(uses, results, eqn, entered)
 
 
 def _held(found: dict[Slot, View], operand: int) -> tuple[View, ...]:
@@ -180,6 +197,8 @@ def _step(eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]) -> S
     if join is not None:
         held = [(slot, _joined(eqn, join, slot, view)) for slot, view in found.items()]
         return Step(eqn, (tuple((slot, view) for slot, view in held if view is not None),))
+    if _jaxpr.is_identity(eqn):
+        return Step(eqn, tuple(_same(eqn, found, r) for r in range(len(eqn.outvars))))
     if len({operand for operand, _ in found}) != 1:
         return None
     ((operand, _), *_) = found
@@ -197,6 +216,16 @@ def _step(eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]) -> S
             return None
         results.append(tuple((slot, view) for slot, held in moved for view in held or ()))
     return Step(eqn, tuple(results))
+
+
+def _same(
+    eqn: _jaxpr.Equation, found: dict[Slot, View], operand: int
+) -> tuple[tuple[Slot, View], ...]:
+    """The views in an operand that is handed on as it is."""
+    move = _jaxpr.move(eqn, operand)
+    return tuple(
+        (slot, view.then(move, view.place)) for slot, view in found.items() if slot[0] == operand
+    )
 
 
 def _joined(eqn: _jaxpr.Equation, join: _jaxpr.Join, slot: Slot, view: View) -> View | None:
@@ -251,11 +280,39 @@ def _of_step(outer: View, whole: View, *, lead: int) -> View:
 
 
 def _identity(
-    held: Sequence[View], atom: _jaxpr.Variable, eqn: _jaxpr.Equation | None = None
+    held: Sequence[View],
+    atom: _jaxpr.Variable,
+    eqn: _jaxpr.Equation | None = None,
+    kind: Kind = RETURNED,
 ) -> Site:
     """A site where views leave the program, or enter an equation, as they are."""
-    uses = [Use((0, r), view, part_of(Returned(), view.place)) for r, view in enumerate(held)]
+    uses = [Use((0, r), view, part_of(kind, view.place)) for r, view in enumerate(held)]
     return Site(tuple(uses), (_jaxpr.shape_dtype(atom),), eqn)
+
+
+# How much a backward pass meets
+
+
+def largest(program: Program, dependent: Sequence[bool]) -> int:
+    """Bytes of the largest cotangent of a backward pass: as large as the value that it belongs to.
+
+    `dependent`: the arguments that are parameters, or computed from them. What only moves a
+    parameter's entries has no cotangent.
+    """
+    tainted = {v for v, d in zip(program.jaxpr.invars, dependent, strict=True) if d}
+    found = 0
+    for eqn, action in zip(program.jaxpr.equations, program.actions, strict=True):
+        reached = [not _jaxpr.is_literal(v) and v in tainted for v in eqn.invars]
+        if not any(reached) or _jaxpr.name(eqn) == "stop_gradient":
+            continue
+        tainted |= set(eqn.outvars)
+        if isinstance(action, Call):
+            found = max(found, largest(action.body, reached))
+        elif isinstance(action, Loop):
+            found = max(found, largest(action.body, [True] * len(action.scan.body.invars)))
+        elif not isinstance(action, Step):
+            found = max(found, _jaxpr.largest(eqn))
+    return found
 
 
 # For a person to read
@@ -271,6 +328,7 @@ def describe(program: Program) -> Iterator[Found]:
         elif isinstance(action, Loop):
             for found in describe(action.body):
                 yield replace(found, leaf=action.views[found.leaf][1].leaf)
+        if isinstance(action, (Site, Loop)):
             for _, site in action.entered:
                 yield from _describe_site(site)
     for _, site in program.returned:

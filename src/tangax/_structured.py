@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _contract, _planner
+from . import _contract, _outputs
 from ._axes import Axes, kernel_axes
 from ._factors import Factor, Layout, Materialised, materialise
 from ._frame import Block, D, Frame, O, Q, added, combinations, loop, masked
 from ._kernel import mirrored, nngp
 from ._linear import ByLeaf, Meta, Source, logger, on_cotangents
-from ._memory import in_bytes
-from ._planner import OutputPlan
+from ._memory import in_bytes, is_refused
+from ._meshes import varying, varying_axes
+from ._outputs import OutputPlan
 
 
 def frames(meta1: Meta, meta2: Meta, trace: Axes, diagonal: Axes) -> list[Frame]:
@@ -52,15 +53,15 @@ def leaf_pairs(f1: list[Factor], f2: list[Factor]) -> list[tuple[Factor, Factor]
 
 
 def layout(factor: Factor) -> Layout | None:
-    """The layout of a factored Jacobian."""
-    return None if isinstance(factor, Materialised) else factor.layout
+    """The layout of a Jacobian; nothing of one that is of the whole leaf as it is."""
+    return factor.layout
 
 
 def in_leaf(factors: list[Factor]) -> Materialised:
     """The sum of factors, `[n, o, p]` in the leaf's layout."""
 
     def flat(factor: Factor) -> jax.Array:
-        if isinstance(factor, Materialised):
+        if isinstance(factor, Materialised) and factor.layout is None:
             return factor.J
         J = jax.vmap(materialise)(factor)
         return J.reshape(*J.shape[:2], math.prod(J.shape[2:]))
@@ -100,12 +101,26 @@ def kernels(
     return tuple(methods[name]() for name in names)
 
 
-def warn_of_memory(plans: list[OutputPlan], memory: int) -> None:
-    """Log that plans hold more than a budget, if they do."""
-    held = max((plan.held for plan in plans), default=0)
-    if held > memory:
-        message = "About %s are held besides arguments and kernel, more than the %s of `memory`."
-        logger.warning(message + " Take fewer examples at a time.", *map(in_bytes, (held, memory)))
+def check_memory(plans: list[OutputPlan], memory: int) -> None:
+    """Log that plans hold more than a budget, if they do; refuse those that hold many times it."""
+    plan = max(plans, key=lambda plan: plan.held, default=None)
+    if plan is None or plan.held <= memory:
+        return
+    what = "are held besides arguments and kernel"
+    if not is_refused(plan.held, memory):
+        message = f"About %s {what}, more than the %s of `memory`. Take fewer examples at a time."
+        logger.warning(message, *map(in_bytes, (plan.held, memory)))
+        return
+    free = plan.o.count
+    fewer = (
+        f"every one of {free} outputs of an example meets all others: name their axes in "
+        f"trace_axes or diagonal_axes, if that is the kernel you want; or "
+    )
+    raise ValueError(
+        f"About {in_bytes(plan.held)} {what}, {plan.held // memory} times the {in_bytes(memory)} "
+        f"of `memory`: {fewer if free > 1 else ''}take fewer examples at a time, as nt.batch does; "
+        f"say in vmap_axes that they are independent, if they are; or give a larger memory."
+    )
 
 
 def ntk(
@@ -141,7 +156,7 @@ def plan_outputs(
     pairs = [pair for leaf in pairs_by_leaf(first, second) for pair in leaf]
     loads, same = (first.load(), second.load()), first is second
     return [
-        _planner.plan_output(pairs, frame, loads, memory, same=same, factored=factored)
+        _outputs.plan_output(pairs, frame, loads, memory, same=same, factored=factored)
         for frame in every
     ]
 
@@ -164,7 +179,8 @@ def output_kernel(
     d, r, o, q = plan.d, plan.r, plan.o, plan.q
     dtype = result_dtype(first, second, output)
     terms = [cost.term for cost in plan.costs]
-    zero = jnp.zeros(frame.kernel_shape(d.size, o.size, q.size), dtype)
+    over = varying_axes(first.outputs, second.outputs)
+    zero = varying(jnp.zeros(frame.kernel_shape(d.size, o.size, q.size), dtype), over)
 
     def part(f1: ByLeaf, f2: ByLeaf) -> jax.Array:
         counts1, counts2 = (d.size, r.size, o.size), (d.size, r.size, q.size)
@@ -193,7 +209,7 @@ def output_kernel(
 
         return loop(column, kernel, q.starts)
 
-    kernel = jnp.zeros(frame.kernel_shape(d.count, o.count, q.count), dtype)
+    kernel = varying(jnp.zeros(frame.kernel_shape(d.count, o.count, q.count), dtype), over)
     return loop(row, kernel, *combinations(d.starts, r.starts, o.starts))
 
 

@@ -34,7 +34,7 @@ class Params:
 _LEAF = object()
 
 
-def split_params(params: Any) -> Params:
+def split_params(params: Any, hint: str = "") -> Params:
     """Split `params`; `TypeError` for a complex leaf or where no leaf is floating point."""
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
     leaves, paths, constants = [], [], []
@@ -52,8 +52,8 @@ def split_params(params: Any) -> Params:
     if not leaves:
         msg = (
             "params has no floating-point leaf to differentiate; its leaves are "
-            f"{[describe(leaf) for _, leaf in flat]}."
-        )
+            f"{[describe(leaf) for _, leaf in flat]}. {hint}"
+        ).strip()
         raise TypeError(msg)
     return Params(leaves, paths, treedef, constants)
 
@@ -117,13 +117,25 @@ def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
     return _split(tree, is_array)
 
 
+def split_numbers(tree: Any) -> tuple[Any, list[Any]]:
+    """The same, with Python's floating-point and complex numbers as arrays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    leaves = [jnp.asarray(leaf) if type(leaf) in (float, complex) else leaf for leaf in leaves]
+    return _split_leaves(leaves, treedef, is_array)
+
+
 def split_shapes(tree: Any) -> tuple[Any, list[Any]]:
     """`tree` as what has a value, arrays too, and what are shapes."""
     return _split(tree, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
 
 
 def _split(tree: Any, taken: Callable[[Any], bool]) -> tuple[Any, list[Any]]:
-    leaves, treedef = jax.tree.flatten(tree)
+    return _split_leaves(*jax.tree.flatten(tree), taken)
+
+
+def _split_leaves(
+    leaves: list[Any], treedef: Any, taken: Callable[[Any], bool]
+) -> tuple[Any, list[Any]]:
     static = tuple(_LEAF if taken(leaf) else Static.of(leaf) for leaf in leaves)
     return (treedef, static), [leaf for leaf in leaves if taken(leaf)]
 
@@ -171,5 +183,8 @@ def is_hashable(static: Any) -> bool:
 
 
 def kernel_dtype(*arrays: Any) -> Any:
-    """The dtype of a kernel of arrays: promoted, and at least float32."""
-    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+    """The dtype of a kernel of arrays: that to which they and float32 are promoted.
+
+    Said in full: floats of 8 bits are promoted to no other, and in strict mode nothing is.
+    """
+    return jnp.dtype(jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,12 +21,15 @@ from ._fingerprint import fingerprint, function_digest
 from ._finite import MODES, Finite
 from ._get import kernel_tuple
 from ._halves import ANY, Call, Halves, pair_of
+from ._inputs import warn_of_pairs
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
 from ._memory import budget, free, host_free
+from ._place import locked, resolved
+from ._settings import default_promotion
 from ._sides import check_examples_are_independent
 from ._tiles import Array, InMemory, arrays_of
-from ._trees import split_arrays
-from .store import OnDisk, created, locked, opened, progress_of, recipe_of, recipe_there
+from ._trees import floats_as_arrays, split_arrays
+from .store import OnDisk, created, opened, progress_of, recipe_of, recipe_there
 
 
 def batch(
@@ -35,6 +40,7 @@ def batch(
     store: Any = None,
     progress: bool = False,
     on_nonfinite: str = "warn",
+    **others: Any,
 ) -> BatchedFn | BatchedKernelFn:
     """A kernel function that takes any number of examples, block by block, in bounded memory.
 
@@ -52,12 +58,15 @@ def batch(
             halves, intermediates, tiles, 256 MiB for compiling, and the kernel unless it goes to
             disk, but not `x1`, `x2` and `params`, which are yours. Half of what is free unless
             given. It replaces the `memory` of `kernel_fn`.
-        store: a path or Zarr store to write to (Zarr v3, one chunk for each tile). Called again
-            after it was stopped, by whatever, the function continues; a finished kernel is checked
-            and returned at once. A lock keeps other runs out: of the machine's other processes too
-            where it is a folder. Needs `pip install 'tangax[store]'`.
+        store: a path or Zarr store to write to (Zarr v3, one chunk for each tile). A relative path
+            is that of the folder in which `batch` is called. Called again after it was stopped, by
+            whatever, the function continues; a finished kernel is checked and returned at once. A
+            lock keeps other runs out: of the machine's other processes too where it is a folder.
+            Needs `pip install 'tangax[store]'`.
         progress: whether to show a bar. Needs `pip install 'tangax[progress]'`.
         on_nonfinite: what to do about entries that are NaN or infinite: "warn", "raise", "ignore".
+        others: none. `device_count` and `store_on_device` of Neural Tangents are refused, with
+            what to do instead.
 
     Returns:
         A function with the signature of `kernel_fn`. `x1` and `x2` may also be NumPy memory maps or
@@ -71,10 +80,13 @@ def batch(
 
     Raises:
         ValueError: a budget that is too small, with the least that works; examples of unequal
-            number; a path that cannot be written, or holds another kernel, with what differs; an
-            unknown option; a traced batch axis.
-        TypeError: what is no kernel function of Tangax; a call under `jit`.
+            number; a path that cannot be written, or holds another kernel, with what differs, or a
+            damaged one; an `f` that a store cannot tell from others, such as one that calls Python
+            back; an unknown option; a traced batch axis.
+        TypeError: what is no kernel function of Tangax, or no store; a call under `jit`; an
+            argument of Neural Tangents' that is none here.
         RuntimeError: another run uses the store.
+        OSError: the store could not be written, such as on a full disk; the same call continues.
         FloatingPointError: entries that are not finite, with `on_nonfinite="raise"`.
 
     Cost: with `r` resident rows, `n + m * ceil(n / r)` halves; with `x2=None` `n` if `r >= n`, else
@@ -92,6 +104,7 @@ def batch(
         >>> kernel_fn(x, None, "ntk", w).shape
         (5, 5)
     """
+    check_options(others)
     kernel_fn = getattr(kernel_fn, "__wrapped__", kernel_fn)
     if batch_size is not None and (not is_int(batch_size) or batch_size < 1):
         raise ValueError(f"batch_size must be a positive integer or None, got {batch_size!r}.")
@@ -100,6 +113,7 @@ def batch(
     if memory is not None:
         budget(memory)
     batch_size = None if batch_size is None else int(batch_size)
+    store = None if store is None else resolved(store)
     options = Options(batch_size, memory, store, progress, on_nonfinite)
     if isinstance(kernel_fn, KernelFn):
         return BatchedKernelFn(Batched(kernel_fn, options))
@@ -116,6 +130,26 @@ def batch(
         "itself: call it as it is."
     )
     raise TypeError(msg)
+
+
+def check_options(others: dict[str, Any]) -> None:
+    """Refuse what `batch` does not take, and say what there is in place of it."""
+    for name in others:
+        what = INSTEAD.get(name, "See help(nt.batch).")
+        raise TypeError(f"batch has no argument {name!r}. {what}")
+
+
+# Arguments of Neural Tangents'.
+INSTEAD = {
+    "device_count": (
+        "It computes on one device: leave device_count out. For several, run one process on each "
+        "with a part of x1, `batched(x1[a:b], x2, ...)`, and join the kernels along their rows."
+    ),
+    "store_on_device": (
+        "Kernels are kept in the host's memory, as NumPy arrays, or on disk with store=: leave "
+        "store_on_device out, and call jax.device_put on the result for an array of the device."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -173,11 +207,19 @@ class Batched:
     options: Options
     # Plans and compiled functions by the shapes of calls.
     _compiled: dict[Any, tuple[BlockPlan, Compute]] = field(default_factory=dict, init=False)
+    # Whether a warning was given.
+    _warned: set[Any] = field(default_factory=set, init=False)
 
+    @default_promotion()
     def plan(
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> BlockPlan:
         """What `run` will do; where there is a store already, in the blocks of that."""
+        return of_floats(partial(self._planned, names), x1, x2, params, kwargs)
+
+    def _planned(
+        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+    ) -> BlockPlan:
         call = self._call(names, x1, x2, params, kwargs, planned=True)
         recipe, store = None, self.options.store
         if store is not None and (group := opened(store)) is not None:
@@ -185,6 +227,7 @@ class Batched:
             recipe = recipe_there(group, store, examples, self.options.batch_size)
         return self._plan(call, recipe)[0]
 
+    @default_promotion()
     def run(
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> list[Any]:
@@ -192,7 +235,13 @@ class Batched:
         if self.options.progress:
             tqdm_class()
         check_values(x1, x2, params, kwargs)
+        warn_of_pairs(self._warned, x2, kwargs)
         params = jax.tree.map(lambda w: jnp.asarray(w) if isinstance(w, np.ndarray) else w, params)
+        return of_floats(partial(self._run, names), x1, x2, params, kwargs)
+
+    def _run(
+        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+    ) -> list[Any]:
         call = self._call(names, x1, x2, params, kwargs, planned=False)
         if self.options.store is not None:
             with locked(self.options.store):
@@ -214,19 +263,19 @@ class Batched:
             found = fingerprint(call, function, __version__)
         else:
             found = fingerprint(call, function, __version__)
-            done, of = progress_of(group)
             recipe = recipe_of(group, store, found, size)
+            done, of = progress_of(group, store)
             plan, compute = self._prepared(call, function, recipe, finished=done == of > 0)
         arrays = arrays_of(plan, call, compute.halves)
-        manifest = {
+        about = {
             "fingerprint": found,
             "kernels": list(call.names),
             "outputs": list(compute.halves.examples[0].meta.names),
             "examples": [plan.n, plan.m],
             "jax": jax.__version__,
         }
-        group = created(store, plan, arrays, manifest)
-        self._fill(call, plan, compute, arrays, OnDisk(group, arrays))
+        group = created(store, plan, arrays, about)
+        self._fill(call, plan, compute, arrays, OnDisk(group, store, arrays))
         group = opened(store)
         return trees(call, compute.halves, [group[a.name] for a in arrays])
 
@@ -242,7 +291,7 @@ class Batched:
     ) -> Call:
         fn = self.fn
         if fn.ntk_fn.vmap_axes is None:
-            fn = replace(fn, ntk_fn=replace(fn.ntk_fn, vmap_axes=0))
+            fn = replace(fn, ntk_fn=fn.ntk_fn.varied(vmap_axes=0))
         both = sides(x1, x2, fn.ntk_fn.vmap_axes, kwargs, planned=planned)
         return Call(fn, names, both, params)
 
@@ -265,7 +314,8 @@ class Batched:
     ) -> tuple[BlockPlan, Compute]:
         """The plan, and what is compiled for it: once for calls of the same shapes.
 
-        A new plan comes before an `f` that mixes examples is refused, and that before a store.
+        A new plan comes before an `f` that mixes examples is refused, and that before a store. It
+        is checked once for each plan; a finished kernel was, when it was computed.
         """
         shapes = [(side.n, *side.shapes(1)) for side in call.sides[: 2 - call.same]]
         key = call_key(*split_arrays((call.names, shapes, call.params)))
@@ -273,11 +323,11 @@ class Batched:
         found = self._compiled.get(key)
         if found is None:
             plan, halves = self._plan(call, recipe, finished=finished)
+            if call.fn.ntk_fn.check_vmap and not finished and check(call):
+                plan, halves = self._plan(call, recipe, finished=finished)
             found = plan, Compute(plan, halves, call)
             if key is not None:
                 self._compiled[key] = found
-        if call.fn.ntk_fn.check_vmap:
-            check(call)
         return found
 
     def _fill(
@@ -288,6 +338,22 @@ class Batched:
         finite.tell()
 
 
+def of_floats(
+    function: Callable[..., Any], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+) -> Any:
+    """`function(x1, x2, params, kwargs)`, Python floats as arrays: another value compiles nothing.
+
+    Where `f` asks for the value of one, floats are part of what is compiled. That is seen when a
+    call is planned, before anything is computed.
+    """
+    if any(type(leaf) is float for leaf in jax.tree.leaves((x1, x2, params, kwargs))):
+        first, *others = map(floats_as_arrays, (x1, params, kwargs))
+        second = first if x2 is x1 else floats_as_arrays(x2)
+        with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError):
+            return function(first, second, *others)
+    return function(x1, x2, params, kwargs)
+
+
 def trees(call: Call, halves: Halves, arrays: Sequence[Any]) -> list[Any]:
     """The arrays of every kernel in the tree of the outputs."""
     treedef = halves.examples[0].meta.treedef
@@ -296,18 +362,23 @@ def trees(call: Call, halves: Halves, arrays: Sequence[Any]) -> list[Any]:
     return [treedef.unflatten(part) for part in parts]
 
 
-def check(call: Call) -> None:
-    """Refuse an `f` that mixes examples, if the first ones show it."""
+def check(call: Call) -> bool:
+    """Refuse an `f` that mixes examples, if the first ones show it.
+
+    Whether factors of a leaf are not to be trusted, which changes the plan.
+    """
+    fn = call.fn.ntk_fn
+    trusted = fn.distrusted
     for side in call.sides[: 2 - call.same]:
         if side.n < 2:
             continue
         x, kwargs = side.block(0, min(side.n, CHECKED))
         if "ntk" in call.names:
-            pair = call.fn.ntk_fn._pair("factors", x, None, call.params, kwargs)
+            fn._check(fn._pair("factors", x, None, call.params, kwargs), MIXED)
         else:
             pair = pair_of(call, x, call.params, kwargs)
-        leaves = pair.params.leaves if pair.params else []
-        check_examples_are_independent(pair.first, leaves, pair.names, MIXED)
+            check_examples_are_independent(pair.first, [], pair.names, MIXED)
+    return fn.distrusted != trusted
 
 
 MIXED = (

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from . import _modes
 from ._axes import Axes, VmapAxes
+from ._inputs import warn_of_pairs, warn_of_statistics
 from ._kernel import full_precision
 from ._kernel_fns import KernelFn, NngpFn, NtkFn, NtkImplementation
 from ._sides import pair_sides
@@ -33,7 +33,8 @@ def empirical_nngp_fn(
     """A function for the output kernel `f(x1) f(x2)^T` (NNGP) of `f`.
 
     Args:
-        f: a function `f(params, x, **kwargs)`.
+        f: a pure function `f(params, x, **kwargs)`. What it closes over is read at the first call
+            for each shape, as under `jit`.
         trace_axes: output axes to sum over, divided by their size; negative ones count from the
             end. The default is the axis of classes or features.
         diagonal_axes: output axes that appear once: only their diagonal is computed.
@@ -92,16 +93,21 @@ def empirical_ntk_fn(
             batch axis among them `n` Jacobians are needed and `n` products, not `n*n`.
         vmap_axes: the batch axis, where `f` treats examples independently: an int for all inputs
             and outputs, or a triple `(in_axes, out_axes, kwargs_axes)` of axes or tree prefixes of
-            axes as for `jax.vmap`, the last a dict from keyword arguments to axes. `None` treats
-            the whole batch as one example: always right, and slower by the batch size.
+            axes as for `jax.vmap`, the last a dict from keyword arguments to axes. A tree that is
+            no such triple is for inputs and outputs alike. `None` treats the whole batch as one
+            example: always right, and slower by the batch size.
         implementation: see `NtkImplementation`.
-        check_vmap: outside `jit`, compare `f` on two examples together and apart at the first call
-            for each shape, and raise if they differ.
+        check_vmap: outside `jit`, at the first call for each shape, compare `f` on two examples
+            together and apart, and raise if they differ; and compare the derivative as it is
+            factored with `jax.vjp` of `f`, leaf by leaf (see `ntk_fn.check`). With `vmap_axes=None`
+            and 8 examples or more, a line in the log says if `vmap_axes=0` would do.
         memory: a bound on what is held besides the arguments and the kernel, in bytes or as a
             string like "2GiB"; by default a quarter of what the device has free. It is kept by
             blocks of outputs and by contracting in pieces, not by blocks of examples: what the
-            forward pass leaves behind for all of them is held. `explain` says what it comes to, and
-            a call that will exceed it logs a warning. Not for implementations 1 and 2.
+            forward pass leaves behind for all of them is held. Less is taken where more saves no
+            time. `explain` says what it comes to, a call that will exceed it logs a warning, and
+            one that would hold more than 12 times as much, and more than 256 MiB, is refused. Not
+            for implementations 1 and 2.
         precision: of matrix products, in `f` too, as for `jax.default_matmul_precision`; by default
             full float32 on every device.
 
@@ -118,8 +124,8 @@ def empirical_ntk_fn(
     Raises:
         ValueError: axes that do not fit, named with the shapes; examples that `f` mixes though
             `vmap_axes` is given, if two of them show it; trees of different structure; `memory`
-            for an implementation that has no blocks; `NTK_VECTOR_PRODUCTS` for a function without
-            forward mode.
+            for an implementation that has no blocks, or of less than a twelfth of what a call
+            holds; `NTK_VECTOR_PRODUCTS` for a function without forward mode.
         TypeError: complex parameters or outputs; no floating-point parameter.
 
     Cost: see `NtkImplementation`.
@@ -203,6 +209,8 @@ def empirical_ntk_vp_fn(
         TypeError: complex parameters or outputs; no floating-point parameter.
 
     Cost: one backward and one forward-mode pass of `f` a product; memory of the backward pass.
+    Where a `custom_vjp` has a backward rule that is not linear or cannot be transposed, a backward
+    pass for each output of `f(params, x1)` and `f(params, x2)`.
 
     Source: Novak, Sohl-Dickstein, Schoenholz, "Fast Finite Width Neural Tangent Kernel" (2022),
     section 3.2.
@@ -214,12 +222,15 @@ def empirical_ntk_vp_fn(
         >>> nt.empirical_ntk_vp_fn(f, x[:3], x, w)(x).shape
         (3, 5)
     """
-    pair = pair_sides(f, x1, x2, params, None, kwargs, differentiate=True)
+    warn_of_pairs(set(), x2, kwargs)
+    with full_precision(None):
+        pair = pair_sides(f, x1, x2, params, None, kwargs, differentiate=True)
     assert pair.params is not None
+    warn_of_statistics(set(), pair.params.paths)
     leaves = pair.params.leaves
     expected = pair.treedef.unflatten(pair.second.outputs)
     with full_precision(None):
-        _, pullback = jax.vjp(lambda w: pair.second.batch(w, []), leaves)
+        pullback = _modes.pullback(lambda w: pair.second.batch(w, []), leaves)
 
     def ntk_vp(cotangent: Any) -> Any:
         check_same_structure("the vector", cotangent, "f(params, x2)", expected)
@@ -231,7 +242,7 @@ def empirical_ntk_vp_fn(
                 raise ValueError(f"{name} has shape {jnp.shape(v)}, f(params, x2) has {y.shape}.")
             vectors.append(jnp.asarray(v, y.dtype))
         with full_precision(None):
-            (tangent,) = pullback(vectors)
+            tangent = pullback(vectors)
             _, product = _modes.pushforward(lambda w: pair.first.batch(w, []), leaves, tangent)
         return pair.treedef.unflatten(product)
 

@@ -11,7 +11,7 @@ import jax
 from ._axes import Axes, VmapAxes, is_int
 from ._get import canonical_get, kernel_tuple
 from ._kernel_fns import NtkImplementation
-from ._signature import takes
+from ._signature import names_argument, takes
 from .batching import batch
 from .empirical import empirical_kernel_fn
 
@@ -39,9 +39,11 @@ def monte_carlo_kernel_fn(
 
     Args:
         init_fn: `init_fn(key, input_shape)`, with a pair of which the second are the parameters.
+            Flax Linen's `init` is `lambda key, shape: (None, model.init(key, jnp.zeros(shape)))`.
         apply_fn: `apply_fn(params, x, **kwargs)`; it is given a key as `rng`, another one for each
-            sample, if it takes that argument; not if you pass `rng=None`. `stax.Dropout` draws one
-            mask for a batch, and wants `vmap_axes=None`.
+            sample, if it takes that argument; not if you pass `rng=None`. Flax Linen's `apply` is
+            given none: `lambda p, x, rng: model.apply(p, x, rngs={"dropout": rng})` is.
+            `stax.Dropout` draws one mask for a batch, and wants `vmap_axes=None`.
         key: of `jax.random`.
         n_samples: how many; or increasing numbers, at each of which the mean so far is wanted.
         batch_size: examples of a block's side, for `batch`; 0 takes all at once, unless `memory`
@@ -60,6 +62,7 @@ def monte_carlo_kernel_fn(
 
     Raises:
         ValueError: no positive number of samples; see also `empirical_ntk_fn`.
+        TypeError: an `init_fn` that returns no pair.
 
     Cost: a kernel for each sample, compiled once; the error falls with one over the square root of
     their number, and of the width.
@@ -114,12 +117,12 @@ class MonteCarloKernelFn:
         self, names: tuple[str, ...], single: bool, x1: Any, x2: Any, kwargs: dict[str, Any]
     ) -> Iterator[Any]:
         shape = jax.tree.map(lambda x: x.shape, x1)
-        random = takes(self.apply_fn, "rng")
+        random = takes(self.apply_fn, "rng") and not names_argument(self.apply_fn, "rngs")
         key, total = self.key, None
         for count in range(1, self.counts[-1] + 1):
             key, sample = jax.random.split(key)
             init_key, rng = jax.random.split(sample)
-            _, params = self.init_fn(init_key, shape)
+            params = self._drawn(init_key, shape)
             own = {"rng": rng} | kwargs if random else dict(kwargs)
             if own.get("rng", rng) is None:
                 del own["rng"]
@@ -128,3 +131,19 @@ class MonteCarloKernelFn:
             if count in self.counts:
                 mean = jax.tree.map(lambda a, count=count: a / count, total)
                 yield mean[0] if single else kernel_tuple(names)(*mean)
+
+    def _drawn(self, key: Any, shape: Any) -> Any:
+        """Parameters; of an `init_fn` that wants inputs or returns no pair, how it is wrapped."""
+        wrap = (
+            "init_fn is called as init_fn(key, input_shape) and returns (output_shape, params). An "
+            "init(key, x) that returns parameters, such as Flax Linen's, is passed as "
+            "lambda key, shape: (None, model.init(key, jnp.zeros(shape)))."
+        )
+        try:
+            found = self.init_fn(key, shape)
+        except Exception as error:
+            error.add_note(f"input_shape was {shape}. {wrap}")
+            raise
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise TypeError(f"init_fn returned {type(found).__name__}, no pair. {wrap}")
+        return found[1]

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ._blocks import BlockPlan, Recipe
 from ._get import kernel_tuple
+from ._place import METADATA, has_metadata, location, resolved, shown, writing, zarr_module
 from ._tiles import Array, Index, present
 
 # The attribute that holds the manifest, and the array of checksums, a row of tiles to a chunk.
-MANIFEST, TILES, FORMAT = "tangax", "tiles", 1
+MANIFEST, TILES, FORMAT = "tangax", "tiles", 2
 # Marks a tile as finished, beside its checksum.
 DONE = 2**32
-
-# Store objects without a file to lock that a run of this process uses.
-_IN_USE: set[Any] = set()
-_LOCK = threading.Lock()
 
 
 def load_kernel(store: Any) -> Any:
@@ -40,7 +33,8 @@ def load_kernel(store: Any) -> Any:
         the name of the output, several kernels a namedtuple of them.
 
     Raises:
-        ValueError: there is no kernel, or it is unfinished.
+        ValueError: there is no kernel, or it is unfinished, or damaged: metadata that is not as it
+            was written.
         ImportError: Zarr is missing.
 
     Cost: reads the manifest and 8 bytes for each tile. Tiles have checksums of their own, which
@@ -56,32 +50,35 @@ def load_kernel(store: Any) -> Any:
         >>> nt.load_kernel(path).shape
         (5, 5)
     """
+    store = resolved(store)
     group = opened(store)
     if group is None:
         raise ValueError(f"there is no kernel at {shown(store)}.")
     manifest = manifest_of(group, store)
-    done, of = progress_of(group)
+    done, of = progress_of(group, store)
     if done < of or not of:
         msg = (
             f"the kernel at {shown(store)} is unfinished: {done} of {of} tiles are there. "
             "Run the call that began it again, and it continues."
         )
         raise ValueError(msg)
-    for name, array in group.members(max_depth=None):
-        if hasattr(array, "nchunks_initialized") and array.nchunks_initialized < array.nchunks:
+    arrays = {name: part(group, store, name) for name in manifest["arrays"]}
+    for name, array in arrays.items():
+        if array is None or array.nchunks_initialized < array.nchunks:
             msg = (
                 f"files of {name} are missing in {shown(store)}: an incomplete copy, perhaps. Copy "
                 "it again, or run the call that began it, which computes them anew."
             )
             raise ValueError(msg)
-    return by_name(group, manifest)
+    return by_name(arrays, manifest)
 
 
-def progress_of(group: Any) -> tuple[int, int]:
+def progress_of(group: Any, store: Any) -> tuple[int, int]:
     """How many tiles are there, of how many."""
-    if TILES not in group:
+    tiles = part(group, store, TILES)
+    if tiles is None:
         return 0, 0
-    sums = read_sums(group[TILES])
+    sums = read_sums(tiles)
     return int(np.count_nonzero(sums)), sums.size
 
 
@@ -98,13 +95,13 @@ def read_sums(tiles: Any) -> np.ndarray:
     return np.stack(rows) if rows else np.zeros(tiles.shape, np.uint64)
 
 
-def by_name(group: Any, manifest: dict[str, Any]) -> Any:
+def by_name(arrays: dict[str, Any], manifest: dict[str, Any]) -> Any:
     """The arrays of a finished store in the form that `load_kernel` documents."""
     names, outputs = tuple(manifest["kernels"]), manifest["outputs"]
     kernels = [
-        {output: group[f"{name}/{r}"] for r, output in enumerate(outputs)}
+        {output: arrays[f"{name}/{r}"] for r, output in enumerate(outputs)}
         if len(outputs) > 1
-        else group[name]
+        else arrays[name]
         for name in names
     ]
     return kernels[0] if len(names) == 1 else kernel_tuple(names)(*kernels)
@@ -113,8 +110,8 @@ def by_name(group: Any, manifest: dict[str, Any]) -> Any:
 class OnDisk:
     """A kernel in a Zarr store: finished tiles, and their checksums."""
 
-    def __init__(self, group: Any, arrays: Sequence[Array]) -> None:
-        self._arrays = arrays
+    def __init__(self, group: Any, store: Any, arrays: Sequence[Array]) -> None:
+        self._arrays, self._store = arrays, store
         self.kernels = [group[a.name] for a in arrays]
         self._tiles = group[TILES]
         self._sums = read_sums(self._tiles)
@@ -138,9 +135,10 @@ class OnDisk:
     def write(self, index: Index, parts: Sequence[np.ndarray]) -> None:
         """Keep a tile, then its checksum: a tile without one is computed again."""
         pairs = zip(present(index, self._arrays, self.kernels), parts, strict=True)
-        for (array, kernel), part in pairs:
-            kernel[array.region(index)] = part
-        self._mark(index, checksum(parts))
+        with writing(self._store):
+            for (array, kernel), part in pairs:
+                kernel[array.region(index)] = part
+            self._mark(index, checksum(parts))
 
     def _mark(self, index: Index, value: int) -> None:
         row = self._row(index)
@@ -167,11 +165,25 @@ def opened(store: Any, mode: str = "r") -> Any:
     """The group at a path or store, or `None`."""
     zarr = zarr_module()
     try:
-        return zarr.open_group(location(store), mode=mode)
-    except (FileNotFoundError, KeyError):
-        return None
-    except (json.JSONDecodeError, zarr.errors.ContainsArrayError) as error:
+        return zarr.open_group(location(store), mode=mode, use_consolidated=False)
+    except zarr.errors.ContainsArrayError as error:
         raise ValueError(f"{shown(store)} holds no kernel, but something else.") from error
+    except (FileNotFoundError, KeyError) as error:
+        if has_metadata(store):
+            raise damaged(store, METADATA) from error
+        return None
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever Zarr makes of a damaged file
+        raise damaged(store, METADATA) from error
+
+
+def damaged(store: Any, file: str) -> ValueError:
+    """What is damaged, and what to do."""
+    return ValueError(
+        f"the store {shown(store)} is damaged: {file} is not as it was written. Restore that file "
+        "from a copy; or remove the store, and the call computes the kernel anew."
+    )
 
 
 def recipe_of(
@@ -187,10 +199,16 @@ def recipe_of(
                 for k in differ]  # fmt: skip
         msg = (
             f"the store {shown(store)} holds another kernel: these differ: {', '.join(told)}. "
-            "Choose another path, or remove the store."
+            f"{FUNCTION if 'function' in differ else ''}Choose another path, or remove the store."
         )
         raise ValueError(msg)
     return sized(recipe_in(manifest), store, manifest, batch_size)
+
+
+FUNCTION = (
+    "The function is all that f computes: its equations, rules of derivation, and what it closes "
+    "over. "
+)
 
 
 def sized(recipe: Recipe, store: Any, manifest: dict[str, Any], batch_size: int | None) -> Recipe:
@@ -224,127 +242,86 @@ def recipe_in(manifest: dict[str, Any]) -> Recipe:
 def manifest_of(group: Any, store: Any) -> dict[str, Any]:
     """The manifest of a store."""
     manifest = group.attrs.asdict().get(MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    is_ours = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    if not is_ours or group.metadata.zarr_format != 3:
         raise ValueError(f"{shown(store)} is a Zarr group, but holds no kernel of this format.")
+    if manifest != sealed(manifest):
+        raise damaged(store, METADATA)
     return manifest
 
 
-def created(store: Any, plan: BlockPlan, arrays: Sequence[Array], manifest: dict[str, Any]) -> Any:
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest as JSON has it, with a checksum."""
+    text = json.dumps({k: v for k, v in manifest.items() if k != "checksum"}, sort_keys=True)
+    return json.loads(text) | {"checksum": zlib.crc32(text.encode())}
+
+
+def part(group: Any, store: Any, name: str) -> Any:
+    """An array of a store, or `None`; `ValueError` if it is not what the manifest says."""
+    manifest, file = manifest_of(group, store), f"{name}/{METADATA}"
+    try:
+        if name not in group:
+            return None
+        array = group[name]
+        stored = array.filters, array.serializer, array.compressors
+        whole = (
+            layout(array.shape, array.chunks, array.dtype) == manifest["arrays"].get(name)
+            and dict(zip(CODECS, stored, strict=True)) == codecs()
+            and array.attrs.asdict().get(MANIFEST) == manifest
+        )
+    except Exception as error:  # whatever Zarr makes of a damaged file
+        if isinstance(error, MemoryError | OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        raise damaged(store, file) from error
+    if not whole:
+        raise damaged(store, file)
+    return array
+
+
+def layout(shape: Sequence[int], chunks: Sequence[int], dtype: Any) -> dict[str, Any]:
+    """What a manifest says of an array."""
+    return {"shape": list(shape), "chunks": list(chunks), "dtype": str(dtype)}
+
+
+CODECS = ("filters", "serializer", "compressors")
+
+
+def codecs() -> dict[str, Any]:
+    """How entries are stored: as they are, with a checksum."""
+    zarr = zarr_module()
+    stored = (), zarr.codecs.BytesCodec(endian="little"), (zarr.codecs.Crc32cCodec(),)
+    return dict(zip(CODECS, stored, strict=True))
+
+
+def layouts(plan: BlockPlan, arrays: Sequence[Array]) -> dict[str, Any]:
+    """Of the arrays of a kernel, and of the checksums of its tiles, a row to a chunk."""
+    rows, columns = plan.blocks
+    across = 1 if plan.joint else columns
+    sums = layout((rows, across), (1, max(1, across)), "uint64")
+    return {a.name: layout(a.shape, a.tile, a.dtype) for a in arrays} | {TILES: sums}
+
+
+def created(store: Any, plan: BlockPlan, arrays: Sequence[Array], about: dict[str, Any]) -> Any:
     """The group of a run, with what it lacks."""
     zarr = zarr_module()
-    manifest = {"format": FORMAT, "recipe": asdict(plan.recipe), **manifest}
     group = opened(store, "r+")
-    if group is None:
-        group = zarr.create_group(location(store), attributes={MANIFEST: manifest}, zarr_format=3)
-    rows, columns = plan.blocks
-    for array in arrays:
-        if array.name not in group:
-            group.create_array(
-                array.name,
-                shape=array.shape,
-                chunks=array.tile,
-                dtype=array.dtype,
-                fill_value=float("nan"),
-                compressors=[zarr.codecs.Crc32cCodec()],
-                config={"write_empty_chunks": True},
-                attributes={MANIFEST: manifest},
-            )
-    if TILES not in group:
-        shape = (rows, 1 if plan.joint else columns)
-        group.create_array(
-            TILES,
-            shape=shape,
-            chunks=(1, max(1, shape[1])),
-            dtype="uint64",
-            fill_value=0,
-            compressors=[zarr.codecs.Crc32cCodec()],
-        )
+    with writing(store):
+        if group is None:
+            known = {"recipe": asdict(plan.recipe), "arrays": layouts(plan, arrays)}
+            manifest = sealed({"format": FORMAT, **known, **about})
+            attributes = {MANIFEST: manifest}
+            group = zarr.create_group(location(store), attributes=attributes, zarr_format=3)
+        manifest = manifest_of(group, store)
+        for name, form in manifest["arrays"].items():
+            if part(group, store, name) is None:
+                group.create_array(
+                    name,
+                    shape=tuple(form["shape"]),
+                    chunks=tuple(form["chunks"]),
+                    dtype=form["dtype"],
+                    fill_value=0 if name == TILES else float("nan"),
+                    config={"write_empty_chunks": True},
+                    attributes={MANIFEST: manifest},
+                    **codecs(),
+                )
     return group
-
-
-@contextlib.contextmanager
-def locked(store: Any) -> Iterator[None]:
-    """A store that no other run uses; `RuntimeError` if one does.
-
-    Of a local path by a lock on a file beside it, which ends with the process; of other stores
-    among the runs of this process.
-    """
-    root = local_path(store)
-    if root is None:
-        key = store if isinstance(store, str) else id(store)
-        with _LOCK:
-            if key in _IN_USE:
-                raise RuntimeError(IN_USE.format(shown(store)))
-            _IN_USE.add(key)
-        try:
-            yield
-        finally:
-            _IN_USE.discard(key)
-        return
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError as error:
-        raise ImportError(MISSING) from error
-    try:
-        check_folder(root)
-        file = root.with_name(root.name + ".lock")
-        file.touch()
-        lock = FileLock(file, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise RuntimeError(IN_USE.format(root)) from None
-    except OSError as error:
-        raise ValueError(f"store={str(root)!r} cannot be written: {error}.") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-IN_USE = "the store {} is in use by another run."
-MISSING = "store= needs zarr and filelock: pip install 'tangax[store]'."
-
-
-def check_folder(root: Path) -> None:
-    """Make the folder of a store; `ValueError` if something else is there."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    if root.is_dir():
-        # A run that was killed at once leaves what Zarr writes aside.
-        others = [p for p in root.iterdir() if p.suffix != ".partial"]
-        if others and not (root / "zarr.json").exists():
-            raise ValueError(f"store={str(root)!r} is a folder with other files in it.")
-        writable = root
-    elif root.exists():
-        raise ValueError(f"store={str(root)!r} is a file.")
-    else:
-        writable = root.parent
-    if not os.access(writable, os.W_OK):
-        raise PermissionError(f"no permission to write to {writable}")
-
-
-def local_path(store: Any) -> Path | None:
-    """The folder of a store, if it is one of this machine."""
-    if isinstance(store, (str, os.PathLike)):
-        text = str(store).removeprefix("file://")
-        return None if "://" in text else Path(text).expanduser().resolve()
-    root = getattr(store, "root", None)
-    return root.resolve() if isinstance(root, Path) else None
-
-
-def location(store: Any) -> Any:
-    """What Zarr is to open: a folder, or the store that was given."""
-    return local_path(store) or store
-
-
-def shown(store: Any) -> str:
-    """A store in a message."""
-    return str(local_path(store) or store)
-
-
-def zarr_module() -> Any:
-    """Zarr, or what to install."""
-    try:
-        import zarr
-    except ImportError as error:
-        raise ImportError(MISSING) from error
-    return zarr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 
 from . import _series
 from ._axes import is_int
-from ._modes import pushforward
+from ._inputs import warn_of_statistics
+from ._modes import goes_by_rows, pushforward
+from ._settings import default_promotion, users_promotion
 from ._trees import (
     Params,
     check_same_structure,
@@ -43,7 +46,9 @@ def linearize(f: Callable[..., Any], params: Any) -> Callable[..., Any]:
         ValueError: `new_params` of another tree or shapes than `params`, naming the leaf.
         TypeError: complex parameters or outputs; no floating-point parameter.
 
-    Cost: one forward-mode pass, twice to three times the time of `f`.
+    Cost: one forward-mode pass, twice to three times the time of `f`; one backward pass where there
+    is a `custom_vjp`, and one for each output where its backward rule is not linear or cannot be
+    transposed (it clips, rounds, loops, calls a kernel).
 
     Source: Lee et al., "Wide Neural Networks of Any Depth Evolve as Linear Models Under Gradient
     Descent" (2019), section 2.2.
@@ -80,12 +85,16 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
         TypeError: complex parameters or outputs; no floating-point parameter.
 
     The rule of a `custom_jvp` or `custom_vjp` is its derivative at every order, also where it is
-    not that of its value (a straight-through estimator).
+    not that of its value (a straight-through estimator). A rule that is not linear in its cotangent
+    (one that clips it) has no Jacobian of its own: `J` of `f` is then what reverse mode gives for
+    each output by itself, `J[i] = vjp(e_i)`, and so for the derivatives of `J`.
 
     Cost: all derivatives in one pass. Products with parameters take `2 degree + 1` times the
     multiply-adds of `f` and read each parameter twice; products of two values that both depend on
     parameters, and nonlinear equations, `degree^2 / 2` times. An equation that has no rule for all
-    orders (a `cond`) is differentiated `degree` times, at `2^degree` times its time.
+    orders (a `cond`) is differentiated `degree` times, at `2^degree` times its time. So is all of
+    `f` where a `custom_vjp` has a backward rule that is not linear or cannot be transposed, with a
+    backward pass for each output.
 
     Source: Griewank and Walther, "Evaluating Derivatives" (2008), chapter 13; Dyer and Gur-Ari,
     "Asymptotics of Wide Networks from Feynman Diagrams" (2020), for the use.
@@ -101,6 +110,7 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
     if not is_int(degree) or degree < 0:
         raise ValueError(f"degree must be an int of at least 0, got {degree!r}.")
     split = split_params(params)
+    warn_of_statistics(set(), split.paths)
 
     def f_taylor(new_params: Any, *args: Any, **kwargs: Any) -> Any:
         direction = difference(split, params, new_params)
@@ -108,32 +118,36 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
 
         def outputs(leaves: list[jax.Array]) -> list[jax.Array]:
             nonlocal treedef
-            tree = f(split.merge(leaves), *args, **kwargs)
+            with users_promotion():
+                tree = f(split.merge(leaves), *args, **kwargs)
             flat, treedef = jax.tree.flatten(tree)
             for name, y in named_leaves("f(params, ...)", tree):
                 if dtype_is(y, jnp.complexfloating):
                     raise TypeError(f"{name} is complex ({describe(y)}), not a real output.")
             return [jnp.asarray(y) for y in flat]
 
-        terms = derivatives(outputs, split.leaves, direction, int(degree))
+        def expansion(leaves: list[jax.Array], direction: list[jax.Array]) -> list[jax.Array]:
+            return [summed(*ds) for ds in derivatives(outputs, leaves, direction, int(degree))]
+
+        if jax.config.jax_debug_nans or jax.config.jax_debug_infs:
+            # Calls are entered here; of a compiled one JAX looks at the results alone, and the
+            # numbers that are not finite within `jnp.var` are no mistake.
+            expansion = jax.jit(expansion)
+        with default_promotion():
+            sums = expansion(split.leaves, direction)
         assert treedef is not None
-        return treedef.unflatten(
-            [
-                sum(
-                    (
-                        d / float(math.factorial(k))
-                        for k, d in enumerate(ds[1:], 1)
-                        if d is not None
-                    ),
-                    start=jnp.asarray(ds[0]),
-                )
-                if jnp.issubdtype(ds[0].dtype, jnp.floating)
-                else jnp.asarray(ds[0])
-                for ds in terms
-            ]
-        )
+        return treedef.unflatten(sums)
 
     return f_taylor
+
+
+def summed(value: Any, *terms: Any) -> jax.Array:
+    """The value and its derivatives of orders `1, 2, ...`, each over the factorial of its order."""
+    total = jnp.asarray(value)
+    if jnp.issubdtype(total.dtype, jnp.floating):
+        for order, term in enumerate(terms, 1):
+            total = total if term is None else total + term / float(math.factorial(order))
+    return total
 
 
 def difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
@@ -156,7 +170,26 @@ def derivatives(
     f: Callable[..., list[jax.Array]], leaves: Any, direction: Any, degree: int
 ) -> list[_series.Series]:
     """The derivatives of orders `0 ... degree` of every output; `None` where one is zero."""
-    if degree == 1:
-        outputs, tangents = pushforward(f, leaves, direction)
-        return [list(terms) for terms in zip(outputs, tangents, strict=True)]
+    if degree and (degree == 1 or goes_by_rows(f, leaves)):
+        return nested(f, leaves, direction, degree)
     return _series.derivatives(f, leaves, direction, degree)
+
+
+def nested(
+    f: Callable[..., list[jax.Array]], leaves: Any, direction: Any, degree: int
+) -> list[_series.Series]:
+    """Derivatives of derivatives. Such is a Jacobian of rows: it is none of its equations' own."""
+    outputs, slopes = pushforward(f, leaves, direction)
+    terms = [list(pair) for pair in zip(outputs, slopes, strict=True)]
+    moving = [r for r, y in enumerate(outputs) if dtype_is(y, jnp.inexact)]
+
+    def slope(w: Any) -> list[jax.Array]:
+        found = pushforward(f, w, direction)[1]
+        return [found[r] for r in moving]
+
+    for _ in range(1, degree):
+        _, slopes = pushforward(slope, leaves, direction)
+        for r, y in zip(moving, slopes, strict=True):
+            terms[r].append(y)
+        slope = partial(lambda g, w: pushforward(g, w, direction)[1], slope)
+    return terms

@@ -21,14 +21,15 @@ from .base import over_layers as over_layers
 from .base import over_time as over_time
 from .base import product as product
 from .base import pulled_back as pulled_back
+from .base import real as real
 from .base import scaled as scaled
 from .base import units as units
 from .base import with_cotangent as with_cotangent
 from .conv import match_conv
 from .dense import match_dense
 from .embedding import match_embedding
-from .generic import Generic
-from .generic import Returned as Returned
+from .generic import GENERIC as GENERIC
+from .generic import RETURNED as RETURNED
 from .part import Part as Part
 from .part import part_of as part_of
 from .vector import match_vector
@@ -36,10 +37,6 @@ from .vector import match_vector
 _MATCHERS = (match_dense, match_conv, match_embedding, match_vector)
 
 
-def kind_of(eqn: Equation, operand: int) -> Kind:
-    """The kind of the site at which operand `operand` of `eqn`, a parameter, enters."""
-    for match in _MATCHERS:
-        kind = match(eqn, operand)
-        if kind is not None:
-            return kind
-    return Generic(eqn, operand)
+def kind_of(eqn: Equation, operand: int) -> Kind | None:
+    """The kind of the site at which operand `operand` of `eqn`, a parameter, enters, if known."""
+    return next((kind for match in _MATCHERS if (kind := match(eqn, operand)) is not None), None)

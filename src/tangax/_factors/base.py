@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _jaxpr
+from .._meshes import shape_like
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,21 @@ class View:
 
     @property
     def bounds(self) -> tuple[tuple[int, int], ...] | None:
-        """The part of the leaf that the view is a slice of, if that is its first step."""
-        return self.steps[0].bounds if self.steps else None
+        """The part of the leaf that the view is a slice of, or a slice of a slice: its first steps.
+
+        Casts, whose key is empty, keep every entry in its place.
+        """
+        found = None
+        for move in self.steps:
+            if not move.key:
+                continue
+            if move.bounds is None:
+                break
+            starts = [0] * len(move.bounds) if found is None else [a for a, _ in found]
+            found = tuple((s + a, s + b) for s, (a, b) in zip(starts, move.bounds, strict=True))
+            if not move.aligned:
+                break
+        return found
 
     def then(self, move: _jaxpr.Move, place: _jaxpr.Place | None = None) -> View:
         """The view after one more step, and where that puts it, if it is a part."""
@@ -92,12 +107,14 @@ class View:
         return functools.reduce(lambda w, move: move.apply(w), self.steps, leaf)
 
     def pull(self, J: jax.Array) -> jax.Array:
-        """From `[o, *view.shape]` to `[o, *leaf.shape]`: the transpose of the steps."""
+        """From `[o, *view.shape]` to `[o, *leaf.shape]`: the transpose of the steps.
+
+        In the dtype of `J`, which is not rounded to that of the leaf, and may be complex.
+        """
         if all(move.in_order for move in self.steps):  # most views; saves a trace
             return J.reshape(J.shape[0], *self.aval.shape)
-        transpose = jax.linear_transpose(self.apply, self.aval)
-        out = jax.eval_shape(self.apply, self.aval)
-        return jax.vmap(lambda g: transpose(g.astype(out.dtype))[0])(J)
+        transpose = jax.linear_transpose(self.apply, shape_like(J, self.aval.shape))
+        return jax.vmap(lambda g: transpose(g)[0])(J)
 
 
 @dataclass(frozen=True)
@@ -133,12 +150,13 @@ class Factored:
     layout: Layout
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["J"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["J"], meta_fields=["layout"])
 @dataclass(frozen=True)
 class Materialised:
-    """`J: [o, *shape]`."""
+    """`J: [o, *shape]`; with a layout of the part of the leaf that it says, zero elsewhere."""
 
     J: jax.Array
+    layout: Layout | None = None
 
 
 Factor = Factored | Materialised
@@ -152,7 +170,7 @@ def cotangent(factor: Factor) -> jax.Array:
 def with_cotangent(factor: Factor, array: Any) -> Factor:
     """The factor with another `G` or `J`."""
     if isinstance(factor, Materialised):
-        return Materialised(array)
+        return replace(factor, J=array)
     return replace(factor, G=array)
 
 
@@ -220,42 +238,77 @@ def product(factor: Factored) -> jax.Array:
 
 
 def materialise(factor: Factor) -> jax.Array:
-    """`[o, *shape]`."""
-    if isinstance(factor, Materialised):
-        return factor.J
-    return factor.layout.to_leaf(product(factor))
+    """`[o, *shape]`, the whole leaf."""
+    if isinstance(factor, Factored):
+        return factor.layout.to_leaf(product(factor))
+    return factor.J if factor.layout is None else factor.layout.to_leaf(factor.J)
 
 
 def scaled(factor: Factor, scale: Any) -> Factor:
     """The factor of `scale * w`, given that of `w`: one-hot rows leave the scale to `G`."""
     if isinstance(factor, Materialised):
-        return Materialised(scale * factor.J)
+        return replace(factor, J=scale * factor.J)
     if isinstance(factor.A, OneHot):
         return replace(factor, G=scale * factor.G)
     return replace(factor, A=scale * factor.A)
 
 
+def real(factor: Factor) -> Factor:
+    """The factor as real floating-point numbers of at least 16 bits.
+
+    Where complex data meets a real weight, `J = Re(A G) = Re A Re G - Im A Im G` is a product of
+    twice as many positions. Integers are data, too, and shorter floats are for storage.
+    """
+    if isinstance(factor, Materialised):
+        return replace(factor, J=computable(jnp.real(factor.J)))
+    A, G = factor.A, factor.G
+    if isinstance(A, OneHot):
+        return replace(factor, G=computable(jnp.real(G)))
+    if jnp.iscomplexobj(A) and jnp.iscomplexobj(G):
+        A = jnp.concatenate([jnp.real(A), jnp.imag(A)], 0)
+        G = jnp.concatenate([jnp.real(G), -jnp.imag(G)], 1)
+    G = computable(jnp.real(G))
+    return replace(factor, A=computable(jnp.real(A), G.dtype), G=G)
+
+
+def computable(array: jax.Array, other: Any = jnp.float32) -> jax.Array:
+    """Floating-point numbers with which devices compute; integers take the other's dtype."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(jnp.promote_types(other, jnp.float32))
+    return array if array.dtype.itemsize > 1 else array.astype(jnp.float32)
+
+
+def common(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """The arrays in the dtype to which they are promoted."""
+    dtype = functools.reduce(jnp.promote_types, (a.dtype for a in arrays))
+    return [a.astype(dtype) for a in arrays]
+
+
 def pulled_back(factor: Factor, view: View) -> Factor:
     """The factor of `w`, given that of `view(w)`.
 
-    A view that repeats entries has no normal form.
+    A view that repeats entries has no normal form. A Jacobian of a slice stays as small as it is.
     """
     if not view.steps:
         return factor
-    if isinstance(factor, Materialised) or not view.isometric:
+    inner, bounds = factor.layout, view.bounds
+    if not view.isometric or (isinstance(factor, Materialised) and bounds is None):
         return Materialised(view.pull(materialise(factor)))
-    inner = factor.layout
+    shape = factor.J.shape[1:] if isinstance(factor, Materialised) else None
 
     def to_leaf(M: jax.Array) -> jax.Array:
-        return view.pull(inner.to_leaf(M))
+        if shape is not None:  # as it was before it was flattened
+            M = M.reshape(M.shape[0], *shape)
+        return view.pull(M if inner is None else inner.to_leaf(M))
 
-    return replace(factor, layout=Layout((inner.key, view.key), to_leaf, view.bounds))
+    key = (None if inner is None else inner.key, view.key)
+    return replace(factor, layout=Layout(key, to_leaf, bounds))
 
 
 def over_time(stack: Factor) -> Factor:
     """Steps of a loop that use the same weight: `[l, ...]` factors with `l` moved into `s`."""
     if isinstance(stack, Materialised):
-        return Materialised(stack.J.sum(0))
+        return replace(stack, J=stack.J.sum(0))
     G = jnp.moveaxis(stack.G, 0, 1)
     G = G.reshape(G.shape[0], G.shape[1] * G.shape[2], *G.shape[3:])
     A = jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), stack.A)
@@ -265,7 +318,7 @@ def over_time(stack: Factor) -> Factor:
 def over_layers(stack: Factor) -> Factor:
     """Steps of a loop that use a slice of a stack each: `[l, ...]` factors, `l` moved into `k`."""
     if isinstance(stack, Materialised):
-        return Materialised(jnp.moveaxis(stack.J, 0, 1))
+        return Materialised(jnp.moveaxis(jax.vmap(materialise)(stack), 0, 1))
     length = stack.G.shape[0]
     G = jnp.moveaxis(stack.G, 0, 2)
     G = G.reshape(*G.shape[:2], G.shape[2] * G.shape[3], G.shape[4])
@@ -287,34 +340,60 @@ def over_layers(stack: Factor) -> Factor:
 def grouped(factors: list[Factor]) -> list[Factor]:
     """The factors of all sites of a leaf, as few as have no cross terms with each other.
 
-    Equal layouts join along `s`. What then remains is either disjoint slices of the leaf or is
-    materialised and added: all cross terms between the sites belong to the kernel.
+    Equal layouts join along `s`, or are added. What then overlaps is materialised and added: all
+    cross terms between the sites belong to the kernel. Slices that share no entry stay apart.
     """
-    groups: dict[Any, list[Factored]] = {}
+    groups: dict[Any, list[Factor]] = {}
     for f in factors:
-        if isinstance(f, Factored):
-            groups.setdefault((f.layout, jax.tree.structure(f.A)), []).append(f)
-    joined = [concatenated(group) for group in groups.values()]
-    if sum(map(len, groups.values())) == len(factors) and all(
-        disjoint(a.layout, b.layout) for a, b in itertools.combinations(joined, 2)
-    ):
-        return list(joined)
-    return [Materialised(functools.reduce(jnp.add, [materialise(f) for f in factors]))]
+        A = f.A if isinstance(f, Factored) else None
+        groups.setdefault((f.layout, jax.tree.structure(A)), []).append(f)
+    apart: list[list[Factor]] = []
+    for f in map(joined, groups.values()):
+        meets = [not all(disjoint(f, g) for g in part) for part in apart]
+        touching = itertools.chain(*itertools.compress(apart, meets))
+        apart = [*itertools.compress(apart, map(operator.not_, meets)), [*touching, f]]
+    return [part[0] if len(part) == 1 else added(part) for part in apart]
 
 
-def concatenated(group: list[Factored]) -> Factored:
-    """Factors of equal layout, along `s`."""
+def joined(group: list[Factor]) -> Factor:
+    """Factors of equal layout as one: along `s`, or added."""
     if len(group) == 1:
         return group[0]
-    A = jax.tree.map(lambda *a: jnp.concatenate(a, 0), *(f.A for f in group))
-    return Factored(A, jnp.concatenate([f.G for f in group], 1), group[0].layout)
+    arrays = common([cotangent(f) for f in group])
+    factored = [f for f in group if isinstance(f, Factored)]
+    if not factored:
+        return with_cotangent(group[0], functools.reduce(jnp.add, arrays))
+    A = jax.tree.map(lambda *a: jnp.concatenate(common(a), 0), *(f.A for f in factored))
+    return replace(factored[0], A=A, G=jnp.concatenate(arrays, 1))
 
 
-def disjoint(a: Layout, b: Layout) -> bool:
-    """Whether two layouts are slices of the leaf that share no entry."""
-    if a.bounds is None or b.bounds is None:
+def added(part: list[Factor]) -> Materialised:
+    """The sum of factors that share entries, of as much of the leaf as they reach."""
+    J = functools.reduce(jnp.add, common(list(map(materialise, part))))
+    layouts = [f.layout for f in part if f.layout is not None]
+    bounds = [layout.bounds for layout in layouts if layout.bounds is not None]
+    if len(bounds) < len(part):
+        return Materialised(J)
+    box = tuple(
+        (min(a for a, _ in axis), max(b for _, b in axis)) for axis in zip(*bounds, strict=True)
+    )
+    pads = [(a, d - b, 0) for (a, b), d in zip(box, J.shape[1:], strict=True)]
+    shape = _jaxpr.sizes(box)
+
+    def to_leaf(M: jax.Array) -> jax.Array:
+        M = M.reshape(M.shape[0], *shape)
+        return jax.lax.pad(M, jnp.zeros((), M.dtype), [(0, 0, 0), *pads])
+
+    J = J[:, *(slice(a, b) for a, b in box)]
+    return Materialised(J, Layout(("sum", *(layout.key for layout in layouts)), to_leaf, box))
+
+
+def disjoint(f: Factor, g: Factor) -> bool:
+    """Whether two factors are of slices of the leaf that share no entry."""
+    bounds = [h.layout and h.layout.bounds for h in (f, g)]
+    if not all(bounds):
         return False
     return any(
         limit1 <= start2 or limit2 <= start1
-        for (start1, limit1), (start2, limit2) in zip(a.bounds, b.bounds, strict=True)
+        for (start1, limit1), (start2, limit2) in zip(*bounds, strict=True)
     )

@@ -35,12 +35,7 @@ class Embedding:
         """Ids out of range are clipped, or have no row: their cotangent reaches no parameter."""
         (G,) = cotangents
         size = self.shape[self.rows.axis]
-        # Cast first: a vocabulary may be larger than the ids' own dtype can say.
-        wide = jnp.int32 if size < 2**31 else jnp.int64
-        ids = record.reshape(record.size, 1).astype(wide)
-        if self.rows.clip:
-            ids = jnp.clip(ids, 0, size - 1)
-        ids = jnp.where((ids >= 0) & (ids < size), ids, size)
+        ids = in_range(record.reshape(record.size, 1), size, clip=self.rows.clip)
         offset = [1 + a for a in self.rows.offset_dims]
         tokens = [a for a in range(1, G.ndim) if a not in offset]
         j = math.prod(self.shape) // size
@@ -56,6 +51,19 @@ class Embedding:
             return jnp.moveaxis(M.reshape(M.shape[0], shape[axis], *rest), 1, 1 + axis)
 
         return Layout(("embedding", axis, shape), to_leaf)
+
+
+def in_range(ids: jax.Array, size: int, *, clip: bool) -> jax.Array:
+    """The ids, those out of range clipped or `size`.
+
+    Tested as they come: a narrower dtype would wrap them round, and their own may not have `size`.
+    """
+    most = jnp.iinfo(ids.dtype).max
+    below, above = ids < 0, ids > size - 1 if size - 1 < most else jnp.zeros(ids.shape, bool)
+    inside = jnp.where(below | above, 0, ids).astype(jnp.int32 if size < 2**31 else jnp.int64)
+    if clip:
+        return jnp.where(above, size - 1, inside)
+    return jnp.where(below | above, size, inside)
 
 
 def match_embedding(eqn: _jaxpr.Equation, operand: int) -> Embedding | None:

@@ -1,4 +1,9 @@
-"""Any other equation: its own `vjp`. Always right, and as large as the parameter times `o`."""
+"""A parameter as an equation, a loop or `f` itself takes it: its Jacobian whole, its cotangent.
+
+Always right, whatever the equation does: zeros are added to the operand, so that it is perturbed
+together with all others that depend on parameters, as in the user's own derivative. A rule of the
+user's may ask which are.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from .. import _jaxpr
 from .base import Materialised
 
 
 @dataclass(frozen=True)
-class Generic:
-    """An equation, nonlinear or unknown, with a parameter as operand `operand`."""
+class Whole:
+    """An operand or a result that is a parameter as it is. `J = G`."""
 
-    eqn: _jaxpr.Equation
-    operand: int
+    name: str
 
-    name = "generic"
-    factored = False
-
-    def record(self, values: list[Any]) -> Any:
-        """All operands."""
-        return list(values)
-
-    def factor(self, record: list[Any], cotangents: list[jax.Array]) -> Materialised:
-        """The pull-back of the cotangents through the equation."""
-        operands = [self.operand]
-        if _jaxpr.name(self.eqn) == "pad":  # JAX's rule for the fill needs its other operand too
-            operands = [0, 1]
-        return Materialised(self._pulled(record, cotangents, operands))
-
-    def _pulled(
-        self, record: list[Any], cotangents: list[jax.Array], operands: list[int]
-    ) -> jax.Array:
-        """The pull-back onto the operand, differentiating all `operands`."""
-
-        def equation(*ws: jax.Array) -> list[jax.Array]:
-            values = list(record)
-            for a, w in zip(operands, ws, strict=True):
-                values[a] = w
-            results = _jaxpr.bind(self.eqn, values)
-            return [y for y in results if jnp.issubdtype(y.dtype, jnp.inexact)]
-
-        _, pullback = jax.vjp(equation, *(record[a] for a in operands))
-        position = operands.index(self.operand)
-        return jax.vmap(lambda *G: pullback(list(G))[position])(*cotangents)
-
-
-@dataclass(frozen=True)
-class Returned:
-    """A parameter that leaves as it is: from `f`, from a loop's body, or into its carry."""
-
-    name = "returned"
     factored = False
 
     def record(self, values: list[Any]) -> Any:
@@ -65,3 +31,9 @@ class Returned:
         """The cotangent."""
         del record
         return Materialised(cotangents[0])
+
+
+# Into an equation that is nonlinear or unknown.
+GENERIC = Whole("generic")
+# From `f`, from a loop's body, or into its carry.
+RETURNED = Whole("returned")

@@ -16,7 +16,7 @@ from .base import Call, Half, OneExample, Tile, shapes_of
 
 @dataclass(frozen=True, eq=False)
 class InExamples:
-    """The examples, and their kernel within `memory`."""
+    """The examples, and their kernel within `memory`. `f` is checked once for all, not here."""
 
     call: Call
     fn: KernelFn
@@ -27,9 +27,9 @@ class InExamples:
     @staticmethod
     def of(call: Call, memory: int) -> InExamples:
         """From the shapes of one example."""
-        ntk_fn = call.fn.ntk_fn
+        ntk_fn = call.fn.ntk_fn.varied(check_vmap=False)
         if ntk_fn.has_plan:
-            ntk_fn = replace(ntk_fn, memory=memory)
+            ntk_fn = ntk_fn.varied(memory=memory)
         first = one_example(call, 0)
         examples = (first, first if call.same else one_example(call, 1))
         return InExamples(call, replace(call.fn, ntk_fn=ntk_fn), examples)

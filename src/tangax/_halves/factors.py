@@ -23,8 +23,8 @@ from .._kernel_fns import NtkFn
 from .._linear import ByLeaf, Source
 from .._materialise import jacobian
 from .._memory import nbytes
+from .._outputs import OutputPlan, resized_pair
 from .._plan import backward_flops, forward_flops
-from .._planner import OutputPlan
 from .._structured import in_leaf, kernels, layout, pairs_by_leaf
 from .._trees import kernel_dtype
 from .base import Call, Half, OneExample, Tile, assembled, of_size, outputs_first, shapes_of
@@ -48,7 +48,7 @@ class InFactors:
     @staticmethod
     def of(call: Call, memory: int, forms: Sequence[str] | None) -> InFactors:
         """From the shapes of one example; `forms` chosen by cost unless they are given."""
-        ntk_fn = replace(call.fn.ntk_fn, memory=memory)
+        ntk_fn = call.fn.ntk_fn.varied(memory=memory)
         examples, forms = measured(call, ntk_fn, forms)
         return InFactors(call, ntk_fn, examples, tuple(forms))
 
@@ -78,7 +78,8 @@ class InFactors:
             b = assembled(second, self.examples[1].meta)
             found.extend(self.ntk_fn._planned(a, b)[1])
 
-        shapes_of(trace, *(e.of(size) for e, size in zip(self.examples, sizes, strict=True)))
+        with full_precision(self.ntk_fn.precision):
+            shapes_of(trace, *(e.of(size) for e, size in zip(self.examples, sizes, strict=True)))
         held = max((plan.held for plan in found), default=0)
         return Tile(held, sum(p.pairs * c.multiply_adds for p in found for c in p.costs))
 
@@ -180,7 +181,7 @@ def multiplying_pays(
         for frame in frames:
             (d, r, o), q = frame.counts(0), frame.counts(1)[2]
             whole = OutputPlan(Block(d, d), Block(r, r), Block(o, o), Block(q, q), same)
-            pair = _planner.resized_pair(first, second, whole)
+            pair = resized_pair(first, second, whole)
             least += _planner.plan_pair(*pair, frame, ANY, factored=True).total
             options = _planner.fitted(*pair, frame, "materialise", ANY)
             materialised += min(option.total for option in options)

@@ -17,7 +17,9 @@ from .core import bind as bind
 from .core import called as called
 from .core import frozen as frozen
 from .core import is_differentiable as is_differentiable
+from .core import is_jaxpr as is_jaxpr
 from .core import is_literal as is_literal
+from .core import is_primitive as is_primitive
 from .core import name as name
 from .core import read as read
 from .core import replayed as replayed
@@ -27,12 +29,15 @@ from .core import source as source
 from .core import subjaxprs as subjaxprs
 from .core import trace as trace
 from .core import unwrap as unwrap
-from .measures import digest as digest
+from .hashing import digest as digest
+from .linearity import is_linear_if_transposed as is_linear_if_transposed
 from .measures import epsilon as epsilon
+from .measures import equations as equations
 from .measures import is_reverse_only as is_reverse_only
+from .measures import keeps_a_rule as keeps_a_rule
+from .measures import largest as largest
 from .measures import multiply_adds as multiply_adds
 from .measures import widest as widest
-from .measures import without_addresses as without_addresses
 from .moves import Join as Join
 from .moves import Move as Move
 from .moves import Place as Place
@@ -40,6 +45,7 @@ from .moves import cut_out as cut_out
 from .moves import dropped_axis as dropped_axis
 from .moves import expansion as expansion
 from .moves import is_broadcast as is_broadcast
+from .moves import is_identity as is_identity
 from .moves import is_layout as is_layout
 from .moves import is_reshape as is_reshape
 from .moves import join as join
@@ -60,3 +66,5 @@ from .sites import Rows as Rows
 from .sites import conv as conv
 from .sites import dot as dot
 from .sites import rows as rows
+from .values import Unseen as Unseen
+from .values import told as told

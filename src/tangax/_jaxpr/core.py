@@ -92,6 +92,11 @@ def is_literal(atom: Any) -> bool:
     return isinstance(atom, jex.Literal)
 
 
+def is_primitive(value: Any) -> bool:
+    """Whether a value is a primitive."""
+    return isinstance(value, jex.Primitive)
+
+
 def read(env: dict[Variable, Any], atom: Any) -> Any:
     """The value of a variable or literal."""
     return atom.val if is_literal(atom) else env[atom]
@@ -135,12 +140,19 @@ def source(eqn: Equation) -> str:
 
 def subjaxprs(eqn: Equation) -> list[Any]:
     """Jaxprs among an equation's parameters: branches of a `cond`, bodies of custom rules."""
-    found = []
-    for value in eqn.params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(getattr(item, "jaxpr", item), "eqns"):
-                found.append(item)
-    return found
+
+    def among(value: Any) -> list[Any]:
+        if isinstance(value, (tuple, list, dict)):
+            values = value.values() if isinstance(value, dict) else value
+            return [body for v in values for body in among(v)]
+        return [value] if is_jaxpr(value) else []
+
+    return among(eqn.params)
+
+
+def is_jaxpr(value: Any) -> bool:
+    """Whether a value is a closed or an open jaxpr."""
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
 
 
 def called(eqn: Equation) -> Jaxpr | None:

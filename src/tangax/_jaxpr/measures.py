@@ -1,17 +1,22 @@
-"""Whole jaxprs: what they cost, compute with, and are told apart by."""
+"""Whole jaxprs: what they cost, and compute with."""
 
 from __future__ import annotations
 
 import math
-import re
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._memory import nbytes
-from .core import Jaxpr, called, is_literal, name, scan, subjaxprs, unwrap
+from .core import (
+    Equation,
+    Jaxpr,
+    called,
+    is_differentiable,
+    name,
+    scan,
+    subjaxprs,
+    unwrap,
+)
 from .sites import dot
 
 
@@ -43,6 +48,16 @@ def multiply_adds(jaxpr: Jaxpr) -> int:
     return total
 
 
+def equations(jaxpr: Jaxpr) -> int:
+    """How many equations are evaluated, loops counted in full."""
+    total = 0
+    for eqn in jaxpr.equations:
+        loop = scan(eqn)
+        bodies = [equations(unwrap(b)) for b in subjaxprs(eqn)]
+        total += max(bodies, default=1) * (1 if loop is None else loop.length)
+    return total
+
+
 def epsilon(jaxpr: Jaxpr) -> float:
     """The precision of the shortest floating-point numbers in a jaxpr, nested ones included."""
     dtypes = [v.aval.dtype for v in (*jaxpr.invars, *jaxpr.outvars)]
@@ -64,40 +79,15 @@ def widest(jaxpr: Jaxpr) -> int:
     return max([*found, *nested], default=0)
 
 
-def digest(jaxpr: Jaxpr, sha: Any) -> None:
-    """Hash what a jaxpr computes: equations, parameters, and the values of constants.
+def largest(eqn: Equation) -> int:
+    """Bytes of the largest floating-point result of an equation, or of one in a body of it.
 
-    Variables count in the order in which they appear, and addresses in the names of functions are
-    left out, so that it is the same in another process.
+    Of a loop those of a step: what it stacks it meets step by step.
     """
-    numbers: dict[Any, int] = {}
-
-    def atom(a: Any) -> str:
-        if is_literal(a):
-            array = np.asarray(a.val)
-            sha.update(array.reshape(-1).view(np.uint8))
-            return f"{array.dtype}{array.shape}"
-        return f"{numbers.setdefault(a, len(numbers))}:{a.aval.str_short()}"
-
-    for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True):
-        sha.update(atom(var).encode())
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            value = jax.random.key_data(value)
-        sha.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-    for eqn in jaxpr.equations:
-        sha.update(name(eqn).encode())
-        for key, value in sorted(eqn.params.items()):
-            if not any(hasattr(v, "eqns") or hasattr(v, "jaxpr") for v in jax.tree.leaves(value)):
-                sha.update(f"{key}={_ADDRESS.sub('', str(value))}".encode())
-        for inner in subjaxprs(eqn):
-            digest(unwrap(inner), sha)
-        sha.update(" ".join(map(atom, (*eqn.invars, *eqn.outvars))).encode())
-    sha.update(" ".join(map(atom, (*jaxpr.invars, *jaxpr.outvars))).encode())
-
-
-def without_addresses(text: str) -> str:
-    """What an object prints, the same in another process."""
-    return _ADDRESS.sub("", text)
+    bodies = [unwrap(b) for b in subjaxprs(eqn)]
+    inner = [largest(e) for body in bodies for e in body.equations]
+    own = [] if scan(eqn) is not None else list(filter(is_differentiable, eqn.outvars))
+    return max([*inner, *(nbytes(v.aval) for v in own)], default=0)
 
 
 def is_reverse_only(jaxpr: Jaxpr) -> bool:
@@ -108,4 +98,9 @@ def is_reverse_only(jaxpr: Jaxpr) -> bool:
     )
 
 
-_ADDRESS = re.compile(r"(?<= at )0x[0-9a-f]+")
+def keeps_a_rule(jaxpr: Jaxpr) -> bool:
+    """Whether there is a `custom_vjp` in it."""
+    return any(
+        name(eqn).startswith("custom_vjp") or any(keeps_a_rule(unwrap(b)) for b in subjaxprs(eqn))
+        for eqn in jaxpr.equations
+    )

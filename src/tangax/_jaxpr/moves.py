@@ -16,20 +16,48 @@ from .core import Equation, bind, name
 
 def is_layout(eqn: Equation) -> bool:
     """Whether it only moves entries, or negates all: its transpose, after it, is the identity."""
-    if name(eqn) in ("reshape", "transpose", "squeeze", "expand_dims", "rev", "copy", "copy_p"):
+    if name(eqn) in ("reshape", "transpose", "squeeze", "expand_dims", "rev"):
         return True
-    if name(eqn) in ("neg", "slice", "split", "unstack"):
+    if name(eqn) in ("neg", "slice", "split", "unstack") or is_identity(eqn):
         return True
     if name(eqn) == "convert_element_type":
-        return jnp.issubdtype(eqn.params["new_dtype"], jnp.floating)
+        old, new = eqn.invars[0].aval.dtype, eqn.params["new_dtype"]
+        to_real = jnp.issubdtype(new, jnp.floating) and not jnp.issubdtype(old, jnp.complexfloating)
+        return to_real or jnp.issubdtype(new, jnp.complexfloating)
     return is_broadcast(eqn) and not repeats(eqn)
+
+
+# Results that are the operands: where they lie, what a compiler or a checkpoint may do with them.
+_IDENTITIES = frozenset(
+    [
+        "copy",
+        "copy_p",
+        "device_put",
+        "name",
+        "optimization_barrier",
+        "reshard",
+        "sharding_constraint",
+    ]
+)
+
+
+def is_identity(eqn: Equation) -> bool:
+    """Whether every result is the operand in its place, and so is every derivative."""
+    if name(eqn) == "dynamic_slice":  # of everything: starts are clamped to zero
+        return tuple(eqn.params["slice_sizes"]) == tuple(eqn.invars[0].aval.shape)
+    return name(eqn) in _IDENTITIES
+
+
+def is_still(eqn: Equation) -> bool:
+    """Whether it moves nothing: an identity, or the same entries in another dtype."""
+    return name(eqn) == "convert_element_type" or is_identity(eqn)
 
 
 def is_reshape(eqn: Equation) -> bool:
     """Whether it keeps all entries in their order."""
     if name(eqn) == "reshape":
         return eqn.params["dimensions"] is None
-    if name(eqn) in ("squeeze", "expand_dims", "copy", "copy_p"):
+    if name(eqn) in ("squeeze", "expand_dims") or is_still(eqn):
         return True
     return is_broadcast(eqn) and not repeats(eqn)
 
@@ -53,7 +81,8 @@ class Move:
     """What a layout equation does to the entries of an array.
 
     `key`: equal for two that move entries alike; `in_order`: it keeps all of them in their order;
-    `isometric`: its transpose, after it, is the identity; `bounds`: the place that it cuts out.
+    `isometric`: its transpose, after it, is the identity; `bounds`: the place that it cuts out;
+    `aligned`: the result is all of that place, on the same axes.
     """
 
     key: tuple[Any, ...]
@@ -61,22 +90,25 @@ class Move:
     in_order: bool = False
     isometric: bool = True
     bounds: Place | None = None
+    aligned: bool = False
 
 
 def move(eqn: Equation, result: int) -> Move:
     """The move that makes a result of a layout equation, or of a broadcast."""
+    apply = (lambda w: w) if is_still(eqn) else (lambda w: bind(eqn, [w])[result])
     return Move(
         signature(eqn, result),
-        lambda w: bind(eqn, [w])[result],
+        apply,
         is_reshape(eqn),
         is_layout(eqn),
         slice_bounds(eqn, result),
+        cut_out(eqn, result) is not None and dropped_axis(eqn) is None,
     )
 
 
 def move_part(eqn: Equation, place: Place) -> tuple[Move, Place] | None:
     """The same for the part of the operand at `place`, and the part's place in the result."""
-    if name(eqn) in ("neg", "convert_element_type", "copy", "copy_p"):
+    if name(eqn) == "neg" or is_still(eqn):
         return move(eqn, 0), place
     if name(eqn) == "transpose":
         return move(eqn, 0), tuple(place[a] for a in eqn.params["permutation"])
@@ -149,7 +181,7 @@ def dropped_axis(eqn: Equation) -> int | None:
 
 def signature(eqn: Equation, result: int) -> tuple[Any, ...]:
     """Equal for two results of layout equations that move entries alike. Dtypes do not matter."""
-    if name(eqn) in ("convert_element_type", "copy", "copy_p"):
+    if is_still(eqn):
         return ()
     params = tuple(sorted((k, repr(v)) for k, v in eqn.params.items()))
     return ((name(eqn), result, tuple(eqn.invars[0].aval.shape), params),)
@@ -161,6 +193,8 @@ def slice_bounds(eqn: Equation, result: int) -> Place | None:
     It holds more where the slice has strides.
     """
     params, shape = eqn.params, eqn.invars[0].aval.shape
+    if is_identity(eqn):
+        return None
     if name(eqn) == "slice":
         return tuple(zip(params["start_indices"], params["limit_indices"], strict=True))
     if name(eqn) not in ("split", "unstack"):

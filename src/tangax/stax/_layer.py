@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from .._compiled import Compiled
 from .._get import AnalyticKernel, canonical_get, is_get, kernel_tuple
+from .._inputs import is_pair
 from .._kernel import full_precision
-from .._sides import are_equal, is_pair
+from .._sides import are_equal
 from .._trees import describe, is_concrete, named_leaves
 from ._blocked import blocked
 from ._covariance import Covariance, Need
