@@ -16,8 +16,8 @@ from ._factors import Factor, cotangent, with_cotangent
 from ._frame import Block, Frame, even
 from ._planner import CACHE, MOVE, STEP, Cost, plan_pair
 
-# What a plan is said to hold is a bound. Fresh pages are 0.3 to 0.9 of it, with fourteen networks on
-# two cores.
+# What a plan is said to hold is a bound. Fresh pages are 0.3 to 0.9 of it, with fourteen networks
+# on two cores.
 FRESH = 0.6
 
 
