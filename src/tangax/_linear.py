@@ -34,8 +34,8 @@ ByLeaf = list[list[Factor]]
 # Bytes of the largest array of the backward passes that are taken at once. On two cores with 32 MiB
 # of cache, 400 traced outputs of a Transformer with half a MiB each took 3.1 s of CPU time one by
 # one, 2.6 s in blocks of 6 MiB, 3.1 of 12, 5.2 of 25, 8.6 of 50 and 130 of 200 MiB on JAX 0.10.2;
-# 2.5, 2.3, 2.2, 2.6, 3.0 and 4.3 s on 0.12.
-PULLED = {"cpu": 2**23}
+# 2.5, 2.3, 2.2, 2.6, 3.0 and 4.3 s on 0.12. With fewer than 16 MiB other networks are slower.
+PULLED = {"cpu": 2**24}
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,11 @@ class Linear:
 
     @property
     def chunk(self) -> int:
-        """How many outputs are pulled back at a time: as many as stay in cache."""
+        """How many outputs are pulled back at a time. Convolutions are slower in a loop."""
         most = PULLED.get(jax.default_backend())
-        return sys.maxsize if most is None else max(1, most // max(1, self.widest))
+        if most is None or _jaxpr.convolves(self.program.jaxpr):
+            return sys.maxsize
+        return max(1, most // max(1, self.widest))
 
     def held(self) -> Linear:
         """The same, with the factors that do not depend on the outputs computed once."""

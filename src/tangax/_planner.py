@@ -36,9 +36,11 @@ CACHE = {"cpu": 2**20}
 FILL = 2**26
 # Rows of a strip of a symmetric kernel, of which there are up to four. On a CPU at least two, which
 # took 0.95 of the time of one for 32 to 96 rows and for 256, but not for 128 to 192 (0.97 to 1.06).
+# Of fewer there is little to save, and XLA may compute what it fuses into them once for each strip:
+# JAX 0.10.2 took 1.34 times as long for 4 traced rows of a Transformer.
 ROWS = 256
 STRIPS = {"cpu": 2}
-WHOLE = range(128, 256)
+WHOLE = (*range(32), *range(128, 256))
 
 # Orders in which one side passes by example by example.
 ONE_BY_ONE = ("gram first", "gram second")
@@ -209,7 +211,8 @@ def cost(f1: Factor, f2: Factor, frame: Frame, term: Term) -> Cost:
     multiply_adds = moved = held = 0
     for inputs, result in steps:
         multiply_adds += runs * volume(frozenset().union(*inputs), tile)
-        moved += runs * sum(volume(labels, tile) for labels in (*inputs, result)) // cached
+        if not is_match(inputs):  # which is fused into what multiplies by it
+            moved += runs * sum(volume(labels, tile) for labels in (*inputs, result)) // cached
         if result != frozenset(frame.labels):
             held += volume(result, tile)
     if runs > 1:  # tiles are cut out of the factors
@@ -220,6 +223,11 @@ def cost(f1: Factor, f2: Factor, frame: Frame, term: Term) -> Cost:
         held += size
     runs *= pieces
     return Cost(term, multiply_adds * pieces, moved * pieces, runs if runs > 1 else 0, held)
+
+
+def is_match(inputs: tuple[frozenset[int], ...]) -> bool:
+    """Whether a contraction compares the ids of two lookups."""
+    return not any(labels & {I, J, P} for labels in inputs)
 
 
 def materialised(
