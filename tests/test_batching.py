@@ -390,6 +390,7 @@ def test_f_is_checked_once_for_each_run(monkeypatch, implementation):
         monkeypatch.setattr(
             module, "check_examples_are_independent", lambda *args: checked.append(1)
         )
+    monkeypatch.setattr(_kernel_fns, "differences", lambda *args: checked.append(1) or {})
 
     def f(params, x, flag, names):
         return jnp.tanh(x @ params["w"]) if flag else x @ params["w"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -344,13 +343,19 @@ def of_floats(
     """`function(x1, x2, params, kwargs)`, Python floats as arrays: another value compiles nothing.
 
     Where `f` asks for the value of one, floats are part of what is compiled. That is seen when a
-    call is planned, before anything is computed.
+    call is planned, before anything is computed, in whatever `f` then raises. What is raised again
+    is of another cause, and told as it was at first.
     """
     if any(type(leaf) is float for leaf in jax.tree.leaves((x1, x2, params, kwargs))):
         first, *others = map(floats_as_arrays, (x1, params, kwargs))
         second = first if x2 is x1 else floats_as_arrays(x2)
-        with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError):
+        try:
             return function(first, second, *others)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            try:
+                return function(x1, x2, params, kwargs)
+            except Exception:
+                raise error from None
     return function(x1, x2, params, kwargs)
 
 
