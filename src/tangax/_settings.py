@@ -18,7 +18,7 @@ _theirs: ContextVar[tuple[str, str] | None] = ContextVar("theirs", default=None)
 @contextlib.contextmanager
 def default_promotion() -> Iterator[None]:
     """The context of what is done with `f`."""
-    theirs = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+    theirs = jax.numpy_dtype_promotion.value, jax.numpy_rank_promotion.value
     token = _theirs.set(_theirs.get() or theirs)
     try:
         with _promotion("standard", "allow"):

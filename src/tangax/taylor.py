@@ -129,7 +129,7 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
         def expansion(leaves: list[jax.Array], direction: list[jax.Array]) -> list[jax.Array]:
             return [summed(*ds) for ds in derivatives(outputs, leaves, direction, int(degree))]
 
-        if jax.config.jax_debug_nans or jax.config.jax_debug_infs:
+        if jax.debug_nans.value or jax.debug_infs.value:
             # Calls are entered here; of a compiled one JAX looks at the results alone, and the
             # numbers that are not finite within `jnp.var` are no mistake.
             expansion = jax.jit(expansion)

@@ -90,7 +90,7 @@ def array(value: Any, inner: Callable[[Any], bytes]) -> bytes:
     if value.dtype == object:
         return combined("objects", str(value.shape), *map(inner, value.flat))
     data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-    return combined(str(value.dtype), str(value.shape), data)
+    return combined(str(value.dtype), str(value.shape), data.data)
 
 
 def reduced(value: Any) -> list[Any]:
@@ -168,7 +168,7 @@ def combined(*parts: Any) -> bytes:
     """One hash of several parts, each with its length: no two lists of parts run together."""
     sha = hashlib.sha256()
     for part in parts:
-        if not isinstance(part, (bytes, np.ndarray)):
+        if not isinstance(part, (bytes, memoryview)):
             part = f"{type(part).__name__} {part}".encode()
         sha.update(f"{len(part)}:".encode())
         sha.update(part)
