@@ -27,10 +27,15 @@ def naive_ntk(
 ):
     """The NTK `J(x1) J(x2)^T` of `f(params, x, **kwargs)`: one kernel per output leaf."""
     x2_or_x1, kwargs1, kwargs2_or_1 = _second(x1, x2, kwargs1, kwargs2)
-    jacobians1, treedef = _jacobians(f, params, x1, kwargs1, forward)
-    jacobians2 = jacobians1
+    first = second = jacobians(f, params, x1, kwargs1, forward)
     if x2 is not None or kwargs2 is not None:
-        jacobians2, _ = _jacobians(f, params, x2_or_x1, kwargs2_or_1, forward)
+        second = jacobians(f, params, x2_or_x1, kwargs2_or_1, forward)
+    return products(first, second, trace_axes, diagonal_axes)
+
+
+def products(first, second, trace_axes=(), diagonal_axes=()):
+    """`J1 J2^T` of what `jacobians` gives for `x1` and for `x2`: one kernel per output leaf."""
+    (jacobians1, treedef), (jacobians2, _) = first, second
     kernels = []
     for of_output1, of_output2 in zip(jacobians1, jacobians2, strict=True):
         of_leaves = zip(of_output1, of_output2, strict=False)  # an empty output has but one
@@ -88,7 +93,7 @@ def _second(x1, x2, kwargs1, kwargs2):
     return x1 if x2 is None else x2, kwargs1, kwargs1 if kwargs2 is None else kwargs2
 
 
-def _jacobians(f, params, x, kwargs, forward):
+def jacobians(f, params, x, kwargs, forward=False):
     """For each output leaf the list of Jacobians `[*output shape, p]`, and the outputs' treedef."""
     leaves, treedef = jax.tree.flatten(params)
     jacobian = jax.jacfwd if forward else jax.jacrev

@@ -22,6 +22,7 @@ import tangax as nt
 
 IMPLEMENTATIONS = (nt.NtkImplementation.AUTO, 1, 2, 3)
 CHOICES = ("trace_last", "full", "diagonal_first", "diagonal_last", "trace_all", "mixed")
+ONE_LENGTH = ("diagonal_first", "trace_all", "mixed")  # twins of the batch axis
 
 
 # --- the product of cases and options -------------------------------------------------------------
@@ -57,7 +58,7 @@ def inputs(case, given, choice):
     """`x1, x2`; with a batch axis of one length where twins must be of one size."""
     if not given:
         return case.x1, None
-    if not case.batched or choice not in ("diagonal_first", "trace_all", "mixed"):
+    if not case.batched or choice not in ONE_LENGTH:
         return case.x1, case.x2
     n = min(len(leaf) for leaf in jax.tree.leaves((case.x1, case.x2)))
     return jax.tree.map(lambda a: a[:n], (case.x1, case.x2))
@@ -70,13 +71,20 @@ def axes(case, choice, given):
     return found
 
 
-def fitting_axes(case, choice, given):
-    """`trace_axes, diagonal_axes` of a choice, or `None` where the outputs do not allow it."""
+@functools.cache
+def output_shapes(name, given, choice):
+    """The outputs' shapes for `x1` and for `x2`."""
+    case = cases.get(name)
     x1, x2 = inputs(case, given, choice)
-    outputs = [
+    return [
         jax.tree.leaves(jax.eval_shape(lambda x=x: case.f(case.params, x, **case.kwargs)))
         for x in (x1, x1 if x2 is None else x2)
     ]
+
+
+def fitting_axes(case, choice, given):
+    """`trace_axes, diagonal_axes` of a choice, or `None` where the outputs do not allow it."""
+    outputs = output_shapes(case.name, given, "mixed" if choice in ONE_LENGTH else "full")
     rank = min(y.ndim for y in outputs[0])
     trace, diagonal = {
         "trace_last": ((-1,), ()),
@@ -114,17 +122,17 @@ def has_parameters(case):
 
 
 @functools.lru_cache(maxsize=64)
+def jacobians(name, x):
+    """The oracle's Jacobians of a case at its `"x1"` or `"x2"`."""
+    case = cases.get(name)
+    return oracles.jacobians(
+        case.f, case.params, getattr(case, x), case.kwargs, forward=not case.reverse
+    )
+
+
 def full_ntk(name, given):
     """The oracle's kernel of all pairs of outputs."""
-    case = cases.get(name)
-    return oracles.naive_ntk(
-        case.f,
-        case.params,
-        case.x1,
-        case.x2 if given else None,
-        kwargs1=case.kwargs,
-        forward=not case.reverse,
-    )
+    return oracles.products(jacobians(name, "x1"), jacobians(name, "x2" if given else "x1"))
 
 
 def expected_ntk(name, given, choice):

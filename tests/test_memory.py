@@ -149,7 +149,7 @@ def test_blocks_that_do_not_divide_the_outputs(trace, diagonal, same):
     x1, x2 = normal(50, 5, 5), None if same else normal(51, 5, 5)
     expected = oracles.naive_ntk(mlp, params, x1, x2, trace_axes=trace, diagonal_axes=diagonal)
     runs = set()
-    for memory in ("10kB", "30kB", "60kB", "100kB", "1MB"):
+    for memory in ("30kB", "60kB", "100kB"):
         ntk_fn = nt.empirical_ntk_fn(mlp, trace, diagonal, vmap_axes=0, memory=memory)
         runs |= {ntk_fn.explain(x1, x2, params).blocks[0].runs}
         kernel = ntk_fn(x1, x2, params)
@@ -159,7 +159,7 @@ def test_blocks_that_do_not_divide_the_outputs(trace, diagonal, same):
         if same and not diagonal:
             twin = kernel if trace else kernel.swapaxes(2, 3)
             assert (kernel == twin.swapaxes(0, 1)).all()
-    assert len(runs) > 2
+    assert len(runs) == 3
 
 
 def both(params, x):

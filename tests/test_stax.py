@@ -4,7 +4,9 @@
 in float64: two kernels of x1 with x2 and of x1 with itself, and the outputs of finite networks.
 """
 
+import contextlib
 import functools
+import gc
 import itertools
 from pathlib import Path
 
@@ -939,11 +941,23 @@ def everything():
     )
 
 
+@contextlib.contextmanager
+def checking_leaks():
+    """JAX collects garbage at the end of each trace: of what is new here, not of the whole run."""
+    gc.collect()
+    gc.freeze()
+    try:
+        with jax.checking_leaks():
+            yield
+    finally:
+        gc.unfreeze()
+
+
 SETTINGS = {
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
     "strict dtypes": lambda: jax.numpy_dtype_promotion("strict"),
     "nans": lambda: jax.debug_nans(True),
-    "leaks": jax.checking_leaks,
+    "leaks": checking_leaks,
     "no jit": jax.disable_jit,
 }
 

@@ -1,15 +1,16 @@
 """The checks of a call: examples are independent, and factors give the derivative of `f` itself.
 
-On two examples, for random `v`, `v^T J` by the factors equals that of `jax.vjp`, leaf by leaf:
-whatever rule of the engine is wrong for a program, known or not, shows here. `f` is evaluated on
-the two together, for `jax.vjp`, and on each apart, for the factors: where it mixes them, those
-differ. The cost is that of a backward pass of two examples both ways, and of compiling it.
+For random `v`, `v^T J` by the factors equals that of `jax.vjp`, leaf by leaf: whatever rule of the
+engine is wrong for a program, known or not, shows here. Where there is a batch axis, two examples
+that differ are taken, and `f` is evaluated on the two together and on each apart: where it mixes
+them, those differ. The cost is that of a backward pass of these both ways, and of compiling it.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,15 +21,16 @@ from . import _jaxpr, _sites
 from ._factors import Factor, Materialised, product
 from ._kernel import full_precision
 from ._linear import Linear, linearise, on_cotangents, trace_side
-from ._meshes import gathered
-from ._modes import REFUSALS
-from ._sides import Pair, Side, first_other, is_close, moved, user_stacklevel
+from ._sides import Pair, Side, first_other, is_close, moved
 from ._sites import Found
 from ._structured import in_leaf
 from ._trees import is_concrete, kernel_dtype
+from ._warnings import user_stacklevel
 
 # Derivatives differ if by more than so many square roots of the precision.
 TOLERANCE = 4
+# And from rounding parameters otherwise by more than so many times what that changes.
+NOISE = 32
 # What is compiled runs two to four times, on two examples: compiling is all that there is to save.
 QUICK = {"cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}}
 
@@ -41,48 +43,124 @@ def has_values(tree: Any) -> bool:
 def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
     """By leaf how far factors and `jax.vjp` are apart, over what rounding explains.
 
-    More than one: they differ. Empty where there are no factors, as without reverse mode.
-    `ValueError`, with the message `mixed`, where `f` mixes the two examples. At the parameters, and
-    a little away, since a head of zeros hides what is below. A leaf that differs is asked again
-    close by, with another `v`: at a kink rounding decides.
+    More than one: they differ. `nan`: no entry is finite. Empty where there are no factors, as
+    without reverse mode. `ValueError`, with the message `mixed`, where `f` mixes the two examples.
+    At the parameters, and a little away, since a head of zeros hides what is below; if `f` can be
+    evaluated there. A leaf that differs is asked again close by, with another `v`: at a kink
+    rounding decides. If it still does, rounding is measured.
     """
     params = pair.params
     assert params is not None
     if side.n == 0:
         return {}
-    given = gathered(params.leaves)
-    side = few(replace(side, data=gathered(side.data)))
+    side = few(side)
+    given = params.leaves
     check_shapes(side, given, pair.names, mixed)
-    eps: list[float] = []
+    closed = hoisted(side, given)
+    eps = max(_jaxpr.epsilon(jaxpr, len(given)) for jaxpr in closed.values())
 
-    def compare(leaves: list[jax.Array], data: list[jax.Array], v: list[jax.Array]) -> Any:
-        here = replace(side, data=data)
+    def compare(
+        consts: dict[Any, Any], leaves: list[jax.Array], data: list[jax.Array], v: list[jax.Array]
+    ) -> Compared:
+        here = replace(side, data=data, batch=replay(side, closed, consts))
         source = linearise(replace(pair, params=replace(params, leaves=leaves)), here)
-        together, expected = by_vjp(here, leaves, v)
+        together = here.batch(leaves, data)
         if not isinstance(source, Linear):
-            eps[:] = [_jaxpr.epsilon(_jaxpr.trace(side.batch, leaves, side.data))]
-            return together, source.outputs, []
-        eps[:] = [_jaxpr.epsilon(source.program.jaxpr)]
-        pairs = zip(by_factors(source, v), expected, strict=True)
-        return together, source.outputs, [distance(parts, g) for parts, g in pairs]
+            return Compared(together, source.outputs, [], [])
+        parts, expected = by_factors(source, v), by_vjp(here, leaves, v)
+        pairs = list(map(distance, parts, expected))
+        return Compared(together, source.outputs, pairs, expected)
 
     compiled = jax.jit(compare, compiler_options=QUICK.get(jax.default_backend(), {}))
+    consts = {n: jaxpr.consts for n, jaxpr in closed.items()}
 
-    def at(leaves: list[jax.Array], seed: int) -> np.ndarray:
-        together, apart, found = compiled(leaves, side.data, vectors(side, seed))
-        for name, a, b in zip(pair.names, together, apart, strict=True):
-            if not is_close(a, b, eps[0]):
-                raise ValueError(mixed.format(name))
-        return beyond_rounding(np.reshape(np.array(found, np.float64), (-1, 2)), eps[0])
+    def at(leaves: list[jax.Array], seed: int, scales: Sequence[float]) -> Compared:
+        return jax.block_until_ready(
+            compiled(consts, leaves, side.data, vectors(side, seed, scales))
+        )
 
-    with full_precision(None):
-        worst: Any = 0.0
-        for leaves in (given, moved(given)):
-            found = at(leaves, 0)
-            if (found > 1).any():
-                found = np.minimum(found, at(moved(leaves, 1e-3, 1), 1))
-            worst = np.maximum(worst, found)
-    return dict(zip(params.paths, worst.tolist(), strict=False))
+    worst: Any = np.nan
+    scales = [1.0] * len(side.outputs)
+    with full_precision(None), jax.debug_nans(False), jax.debug_infs(False):
+        for share in (0.0, 0.1):
+            leaves = moved(given, share) if share else given
+            try:
+                found = at(leaves, 0, scales)
+            except Exception:
+                if share:  # `f` refuses these parameters, as a check of their domain does
+                    continue
+                raise
+            for name, a, b in zip(pair.names, found.together, found.apart, strict=True):
+                if side.n is not None and not is_close(a, b, eps):
+                    raise ValueError(mixed.format(name))
+            apart = found.over(eps)
+            if (apart > 1).any():
+                close_by = at(moved(leaves, 1e-3, 1), 1, scales)
+                noise = [at(moved(leaves, eps, seed), 0, scales).expected for seed in range(2, 5)]
+                apart = np.fmin(found.over(eps, noise), close_by.over(eps))
+            worst = np.fmax(worst, apart)
+            scales = [scale_of(y) for y in found.together]
+    return dict(zip(params.paths, np.atleast_1d(worst).tolist(), strict=False))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Compared:
+    """What is compared at some parameters and `v`.
+
+    Outputs of `f` for the examples together and apart, which the engine has evaluated. For each
+    leaf `distance`, and `v^T J` as it should be.
+    """
+
+    together: list[jax.Array]
+    apart: list[jax.Array]
+    distances: list[tuple[jax.Array, jax.Array]]
+    expected: list[jax.Array]
+
+    def over(self, eps: float, noise: Sequence[list[jax.Array]] = ()) -> np.ndarray:
+        """By leaf the difference over a bound: of the leaf's own entries, or of all leaves'.
+
+        `noise`: what is expected where the parameters are rounded otherwise. A derivative that is
+        zero but for rounding, or ill-conditioned, is not known better than these agree.
+        """
+        apart, largest = np.reshape(np.array(self.distances, np.float64), (-1, 2)).T
+        bound = TOLERANCE * eps**0.5 * (largest + eps**0.5 * np.nanmax(largest, initial=0))
+        for other in noise:
+            pairs = zip(self.expected, other, strict=True)
+            bound += NOISE * np.array([float(distance([b[None]], a)[0]) for a, b in pairs])
+        return np.divide(apart, bound, out=0 * apart, where=apart != 0)
+
+
+def hoisted(side: Side, leaves: list[jax.Array]) -> dict[int | None, _jaxpr.Jaxpr]:
+    """`f` of as many examples as there are and of one, as jaxprs: what it closes over is told."""
+    if side.n is None:
+        return {None: _jaxpr.trace(side.batch, leaves, side.data)}
+    data = {
+        n: [
+            jax.lax.slice_in_dim(d, 0, n, axis=a) for d, a in zip(side.data, side.axes, strict=True)
+        ]
+        for n in {1, side.n}
+    }
+    return {n: _jaxpr.trace(side.batch, leaves, some) for n, some in data.items()}
+
+
+def replay(
+    side: Side, closed: dict[int | None, _jaxpr.Jaxpr], consts: dict[int | None, Any]
+) -> Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]:
+    """`f` with arrays that it closes over as arguments, since what is compiled in takes long."""
+
+    def batch(leaves: list[jax.Array], data: list[jax.Array]) -> list[jax.Array]:
+        n = None if side.n is None else data[0].shape[side.axes[0]]
+        jaxpr = replace(closed[n], consts=consts[n])
+        return _jaxpr.replayed(jaxpr, [*leaves, *data], _jaxpr.bind)
+
+    return batch
+
+
+def scale_of(y: jax.Array) -> float:
+    """One over the size of an output, so that none hides behind another."""
+    size = float(jnp.sqrt(jnp.mean(jnp.square(y.astype(float))))) if y.size else 0.0
+    return 1 / size if 0 < size < np.inf else 1.0
 
 
 def check_shapes(side: Side, leaves: list[jax.Array], names: list[str], mixed: str) -> None:
@@ -92,13 +170,6 @@ def check_shapes(side: Side, leaves: list[jax.Array], names: list[str], mixed: s
     ):
         if y.shape != tuple(expected.shape):
             raise ValueError(mixed.format(name))
-
-
-def beyond_rounding(found: np.ndarray, eps: float) -> np.ndarray:
-    """Differences, beside the largest entries, over a bound: of a leaf's own, or of all leaves'."""
-    apart, largest = found.T
-    bound = TOLERANCE * eps**0.5 * (largest + eps**0.5 * largest.max(initial=0))
-    return np.divide(apart, bound, out=np.zeros(len(apart)), where=bound > 0)
 
 
 def few(side: Side) -> Side:
@@ -114,16 +185,16 @@ def few(side: Side) -> Side:
     return replace(side, data=data, n=2, outputs=outputs)
 
 
-def vectors(side: Side, seed: int) -> list[jax.Array]:
-    """A random `v` for each output, the examples in front."""
+def vectors(side: Side, seed: int, scales: Sequence[float]) -> list[jax.Array]:
+    """A random `v` for each output, of these sizes, the examples in front."""
     rng = np.random.default_rng(seed)
     shapes = [
         (1, *y.shape) if a is None else (y.shape[a], *y.shape[:a], *y.shape[a + 1 :])
         for y, a in zip(side.outputs, side.out_axes, strict=True)
     ]
     return [
-        jnp.asarray(rng.standard_normal(shape), y.dtype)
-        for shape, y in zip(shapes, side.outputs, strict=True)
+        jnp.asarray(scale * rng.standard_normal(shape), y.dtype)
+        for shape, y, scale in zip(shapes, side.outputs, scales, strict=True)
     ]
 
 
@@ -147,32 +218,35 @@ def as_kept(factor: Factor) -> jax.Array:
     return J * jnp.where(kept > 0, length / jnp.where(kept > 0, kept, 1), 1)
 
 
-def by_vjp(
-    side: Side, leaves: list[jax.Array], v: list[jax.Array]
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    """`f` itself, of the examples together, and its `v^T J`."""
-    try:
-        outputs, pullback = jax.vjp(lambda w: side.batch(w, side.data), leaves)
-        (found,) = pullback(side.placed(v) if side.n is not None else [a[0] for a in v])
-    except REFUSALS:  # no reverse mode, and so no factors
-        return side.batch(leaves, side.data), []
-    return outputs, [jnp.ravel(g) for g in found]
+def by_vjp(side: Side, leaves: list[jax.Array], v: list[jax.Array]) -> list[jax.Array]:
+    """`v^T J` of `f` itself, of one example after the other."""
+
+    def one(data: list[jax.Array], *v: jax.Array) -> list[jax.Array]:
+        (found,) = jax.vjp(lambda w: side.example(w, data), leaves)[1](list(v))
+        return [jnp.ravel(g) for g in found]
+
+    if side.n is None:
+        return one(side.data, *(a[0] for a in v))
+    rows = replace(side, in_sequence=True).map(one, *v)
+    return [J.sum(0) for J in rows]
 
 
 def distance(parts: list[jax.Array], expected: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest difference of `v^T J` from what is expected, and the largest entry of both.
 
-    Where both are finite. Factors of one leaf must not overlap: their products are left out.
+    Where what is expected is finite; both are `nan` where none is. Factors of one leaf must not
+    overlap: their products are left out.
     """
     wide = kernel_dtype(expected, *parts)
     zero = jnp.zeros((1, expected.size), wide)
     rows = jnp.stack([zero.sum(0), *(J.astype(wide).sum(0) for J in parts)])
     a, b = rows.sum(0), expected.astype(wide)
-    finite = jnp.isfinite(a) & jnp.isfinite(b)
+    finite = jnp.isfinite(b)
     overlap = jnp.abs(rows).sum(0) - jnp.abs(rows).max(0)
-    apart = jnp.where(finite, jnp.abs(a - b) + overlap, 0).max(initial=0)
-    largest = jnp.where(finite, jnp.maximum(jnp.abs(a), jnp.abs(b)), 0).max(initial=0)
-    return apart, largest
+    apart = jnp.where(jnp.isfinite(a), jnp.abs(a - b) + overlap, jnp.inf)
+    largest = jnp.maximum(jnp.where(jnp.isfinite(a), jnp.abs(a), 0), jnp.abs(b))
+    known = jnp.where(finite.any() | (expected.size == 0), 0, jnp.nan)
+    return tuple(jnp.where(finite, x, 0).max(initial=0) + known for x in (apart, largest))  # pyright: ignore[reportReturnType]
 
 
 # What is said of a leaf that differs

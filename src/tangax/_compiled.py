@@ -51,7 +51,11 @@ class Compiled:
         except Exception as error:
             if key not in self._by_value and len(split_arrays(args)[1]) < len(arrays):
                 self._by_value.add(key)
-                return self(*args)
+                try:
+                    return self(*args)
+                except Exception:  # of another cause, then
+                    self._by_value.discard(key)
+                    raise error from None
             if not isinstance(error, _ASKS_FOR_VALUES) or not is_concrete(arrays):
                 raise
             result = self._joined(static, arrays)

@@ -27,8 +27,9 @@ def second_inputs(x1: Any, x2: Any) -> Any:
     flat2, tree2 = jax.tree_util.tree_flatten_with_path(x2, is_leaf=lambda leaf: leaf is None)
     if tree1 != tree2:
         return x2
-    # Where x1 has `None` too, it says nothing.
-    pairs = [(path, b) for a, (path, b) in zip(flat1, flat2, strict=True) if a is not None]
+    # Where both are `None`, it says nothing.
+    both = zip(flat1, flat2, strict=True)
+    pairs = [(path, b) for a, (path, b) in both if not (a is None and b is None)]
     absent = [leaf_name("x2", path) for path, b in pairs if b is None]
     given = [leaf_name("x2", path) for path, b in pairs if b is not None]
     if absent and given:

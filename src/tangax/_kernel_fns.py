@@ -18,6 +18,7 @@ from ._inputs import warn_of_pairs
 from ._kernel import check_precision, finish, full_precision, nngp
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
+from ._meshes import gathered, on_no_mesh
 from ._outputs import OutputPlan
 from ._plan import Plan, make_plan
 from ._reference import jacobian_contraction, ntk_vector_products
@@ -32,7 +33,7 @@ from ._sides import (
     warn_once,
 )
 from ._structured import check_memory, frames, kernels, plan_outputs
-from ._trees import floats_as_arrays, is_concrete, join_arrays, split_arrays
+from ._trees import floats_as_arrays, join_arrays, split_arrays
 
 
 class NtkImplementation(enum.IntEnum):
@@ -215,7 +216,7 @@ class NtkFn:
             plans.append(self._plan(nbytes(arrays), *join_arrays(static, arrays)))
 
         with full_precision(self.precision):
-            jax.eval_shape(planned, arrays)
+            jax.eval_shape(planned, list(map(on_no_mesh, arrays)))
         found = self._checked_at(x1, x2, floats_as_arrays(params), kwargs)
         return replace(plans[0], checked=found, distrusted=self.distrusted)
 
@@ -251,6 +252,7 @@ class NtkFn:
             raise TypeError(
                 "check needs arguments with values: call it outside jit, vmap and grad."
             )
+        x, params, kwargs = gathered((x, params, kwargs))
         return self._check(self._pair("factors", x, None, params, kwargs))
 
     def varied(self, **options: Any) -> NtkFn:
@@ -265,21 +267,34 @@ class NtkFn:
         """Check what was not seen before, then compute."""
         if what != "factors":
             warn_of_pairs(self._warned, x2, kwargs)
-        args = what, x1, x2, floats_as_arrays(params), kwargs
-        split = self._compiled.split(args)
+        args = x1, x2, floats_as_arrays(params), kwargs
+        call = what, self.distrusted, *args
+        split = self._compiled.split(call)
         found = None
-        if split[-1] not in self._checked and self.check_vmap and has_values(args):
-            found = tuple(self._check(self._pair(what, x1, x2, params, kwargs)))
+        if self.check_vmap and call_id(what, split) not in self._checked and has_values(args):
+            found = tuple(self._check(self._pair(what, *gathered((x1, x2, params, kwargs)))))
+            call = what, self.distrusted, *args
+            split = self._compiled.split(call)
         if self.vmap_axes is None and self.check_vmap and "rows" not in self._warned:
-            self._advise(x1, params, kwargs)
-        result = self._compiled.run(args, split)
-        key = None if found is None else self._compiled.split(args)[-1]  # as it ran, after all
-        if found is not None and key is not None:
-            self._checked[key] = found
+            self._advise(*gathered((x1, params, kwargs)))
+        result = self._compiled.run(call, split)
+        if found is not None:  # as it ran, after all
+            self._checked[call_id(what, self._compiled.split(call))] = found
         return result
 
-    def _compute(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
-        """What is asked for: "factors" of x1, or a tuple of kernels by name."""
+    def _compute(
+        self,
+        what: Any,
+        distrusted: tuple[str, ...],
+        x1: Any,
+        x2: Any,
+        params: Any,
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """What is asked for: "factors" of x1, or a tuple of kernels by name.
+
+        `distrusted` tells programs apart that are compiled.
+        """
         with full_precision(self.precision):
             pair = self._pair(what, x1, x2, params, kwargs)
             if what == "factors":
@@ -363,14 +378,15 @@ class NtkFn:
     def _checked_at(self, *args: Any) -> tuple[str, ...] | None:
         """The leaves that were compared at a call of these shapes, for whichever kernels."""
         for what in (("ntk",), ("nngp", "ntk"), ("ntk", "nngp"), "factors"):
-            found = self._checked.get(self._compiled.split((what, *args))[-1])
+            split = self._compiled.split((what, self.distrusted, *args))
+            found = self._checked.get(call_id(what, split))
             if found is not None:
                 return found
         return None
 
     def _advise(self, x: Any, params: Any, kwargs: dict[str, Any]) -> None:
         """Name `vmap_axes=0`, once, where it seems right."""
-        if not many_examples(x) or not is_concrete((x, params, kwargs)):
+        if not many_examples(x) or not has_values((x, params, kwargs)):
             return
         self._warned.add("rows")
         if rows_look_independent(self.f, x, params, kwargs):
@@ -398,6 +414,12 @@ class NtkFn:
                 self._distrusted.add(leaf)
                 warn_of_difference(leaf, entrances(pair, leaf))
         return worst
+
+
+def call_id(what: Any, split: tuple[Any, list[Any], Any]) -> Any:
+    """Equal for calls that compile alike; where values cannot be hashed, for those of one shape."""
+    _, arrays, key = split
+    return (what, *((a.shape, a.dtype) for a in arrays)) if key is None else key
 
 
 @dataclass(frozen=True, eq=False)

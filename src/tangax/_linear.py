@@ -412,18 +412,26 @@ def by_reverse_mode(
 def by_whole_leaves(
     side: Side, leaves: list[jax.Array], whole: tuple[int, ...]
 ) -> Callable[..., Any]:
-    """The pull-back of every example's outputs to some leaves, by `jax.vjp` of `f` alone."""
+    """The pull-back of every example's outputs to some leaves, by `jax.vjp` of `f` alone.
+
+    All leaves are perturbed: a rule of the user's may ask which are.
+    """
     n = () if side.n is None else (side.n,)
-    zeros = [jnp.zeros((*n, *leaves[i].shape), leaves[i].dtype) for i in whole]
+    zeros = [jnp.zeros((*n, *w.shape), w.dtype) for w in leaves]
     zeros = varying(zeros, varying_axes(leaves, side.data))
 
     def example(data: list[jax.Array], *steps: jax.Array) -> list[jax.Array]:
-        ws = list(leaves)
-        for i, step in zip(whole, steps, strict=True):
-            ws[i] = ws[i] + step
-        return side.example(ws, data)
+        # As traced at the leaves: a Python number among them takes the dtype of what it meets.
+        f = _jaxpr.frozen(lambda ws: side.example(ws, data), leaves)
+        return f([w + step for w, step in zip(leaves, steps, strict=True)])
 
-    return jax.vjp(lambda zeros: side.map(example, *zeros), zeros)[1]
+    pullback = jax.vjp(lambda zeros: side.map(example, *zeros), zeros)[1]
+
+    def some(seeds: Any) -> tuple[list[jax.Array]]:
+        (found,) = pullback(seeds)
+        return ([found[i] for i in whole],)
+
+    return some
 
 
 def by_forward_mode(side: Side, leaves: list[jax.Array], meta: Meta) -> Factors:

@@ -70,6 +70,11 @@ def gathered(tree: Any) -> Any:
     )
 
 
+def on_no_mesh(a: Any) -> Any:
+    """Shape and dtype of an array on Explicit axes, else the array."""
+    return a if explicit_mesh([a]) is None else jax.ShapeDtypeStruct(a.shape, a.dtype)
+
+
 def explicit_mesh(arrays: list[Any]) -> Any:
     """The mesh, if one of the arrays is on one with Explicit axes."""
     for a in arrays:

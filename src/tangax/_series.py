@@ -12,6 +12,7 @@ a function of `x` and `x'` alone, `y' = dh(x)[x']`, and is pushed to one order l
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +39,9 @@ def derivatives(f: Callable[..., Any], primals: Any, direction: Any, degree: int
 
 def push(jaxpr: _jaxpr.Jaxpr, args: Sequence[Series], degree: int) -> list[Series]:
     """The series of the results, given those of the arguments."""
+    if _jaxpr.has_references(jaxpr):  # written in place, by one equation or another: all at once
+        whole = functools.partial(_jaxpr.replayed, jaxpr, one=_jaxpr.bind)
+        return by_recursion(whole, jaxpr.outvars, args, degree)
     env: dict[Any, Series] = jaxpr.environment(args, lambda value: still(value, degree))
     for eqn in jaxpr.equations:
         operands = [read(env, v, degree) for v in eqn.invars]
@@ -79,18 +83,20 @@ def through(eqn: _jaxpr.Equation, operands: list[Series], degree: int) -> list[S
             return by_jet(eqn, operands)
         except Exception:  # jet refuses in many ways: missing rules, parameters, dtypes
             pass
-    return by_recursion(eqn, operands)
+    return by_recursion(functools.partial(_jaxpr.bind, eqn), eqn.outvars, operands, degree)
 
 
-def along(eqn: _jaxpr.Equation, operands: list[Series]) -> tuple[Callable[..., Any], list[int]]:
-    """The equation as a function of the operands that move, and which those are."""
+def along(
+    whole: Callable[[list[Any]], list[Any]], operands: Sequence[Series]
+) -> tuple[Callable[..., Any], list[int]]:
+    """A function of all operands as one of those that move, and which those are."""
     moving = [a for a, x in enumerate(operands) if moves(x)]
 
     def function(*primals: Any) -> list[Any]:
         values = [x[0] for x in operands]
         for a, value in zip(moving, primals, strict=True):
             values[a] = value
-        return _jaxpr.bind(eqn, values)
+        return whole(values)
 
     return function, moving
 
@@ -102,7 +108,7 @@ def filled(x: Series, order: int) -> Any:
 
 def linear(eqn: _jaxpr.Equation, operands: list[Series]) -> list[Series]:
     """An equation that is affine in the operands that move: its derivative, of every order."""
-    function, moving = along(eqn, operands)
+    function, moving = along(functools.partial(_jaxpr.bind, eqn), operands)
     results, slope = jax.linearize(function, *(operands[a][0] for a in moving))
     orders = [
         k for k in range(1, len(operands[0])) if any(operands[a][k] is not None for a in moving)
@@ -148,7 +154,7 @@ def stacked(function: Callable[..., Any], terms: Sequence[Any]) -> list[Any]:
 
 def by_jet(eqn: _jaxpr.Equation, operands: list[Series]) -> list[Series]:
     """The rule of `jax.experimental.jet`."""
-    function, moving = along(eqn, operands)
+    function, moving = along(functools.partial(_jaxpr.bind, eqn), operands)
     orders = range(1, len(operands[0]))
     primals = tuple(operands[a][0] for a in moving)
     series = tuple([filled(operands[a], k) for k in orders] for a in moving)
@@ -160,12 +166,18 @@ def by_jet(eqn: _jaxpr.Equation, operands: list[Series]) -> list[Series]:
     ]
 
 
-def by_recursion(eqn: _jaxpr.Equation, operands: list[Series]) -> list[Series]:
+def by_recursion(
+    whole: Callable[[list[Any]], list[Any]],
+    outvars: Sequence[Any],
+    operands: Sequence[Series],
+    degree: int,
+) -> list[Series]:
     """The derivative `(x, x') -> dh(x)[x']`, pushed along the series of `x` and of `x'`."""
-    function, moving = along(eqn, operands)
-    degree = len(operands[0]) - 1
-    results = _jaxpr.bind(eqn, [x[0] for x in operands])
-    floats = [r for r, v in enumerate(eqn.outvars) if _jaxpr.is_differentiable(v)]
+    function, moving = along(whole, operands)
+    results = whole([x[0] for x in operands])
+    if not moving:
+        return [still(y, degree) for y in results]
+    floats = [r for r, v in enumerate(outvars) if _jaxpr.is_differentiable(v)]
 
     def derivative(primals: Any, tangents: Any) -> list[Any]:
         _, found = pushforward(lambda primals: function(*primals), primals, tangents)

@@ -402,7 +402,10 @@ def moved(leaves: list[jax.Array], share: float = 0.1, seed: int = 0) -> list[ja
     def step(w: jax.Array) -> jax.Array:
         size = float(np.sqrt(np.mean(np.square(np.asarray(w, np.float64))))) if w.size else 0.0
         size = size if 0 < size < np.inf else 1.0
-        return w + jnp.asarray(share * size * rng.standard_normal(w.shape), w.dtype)
+        steps = share * size * rng.standard_normal(w.shape)
+        if w.weak_type:  # a Python number, whose dtype is that of what it meets
+            return w + (float(steps.flat[0]) if w.size else 0.0)
+        return w + jnp.asarray(steps, w.dtype)
 
     return list(map(step, leaves))
 

@@ -137,7 +137,7 @@ def _walk(
         views |= {v: held for v, held in zip(eqn.outvars, held, strict=False) if held}
         reached = any(not _jaxpr.is_literal(v) and v in tainted for v in eqn.invars)
         if reached and _jaxpr.name(eqn) != "stop_gradient":
-            tainted |= set(eqn.outvars)
+            tainted |= set(_jaxpr.affected(eqn))
     outviews = [() if _jaxpr.is_literal(v) else views.get(v, ()) for v in jaxpr.outvars]
     returned = [
         (a, _identity(held, jaxpr.outvars[a]))
@@ -151,7 +151,9 @@ def _action(
     eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]
 ) -> Site | Step | Call | Loop | None:
     """What to do at an equation with views among its operands."""
-    if _jaxpr.name(eqn) == "stop_gradient" or not any(map(_jaxpr.is_differentiable, eqn.outvars)):
+    if _jaxpr.name(eqn) == "stop_gradient" or not any(
+        map(_jaxpr.is_differentiable, _jaxpr.affected(eqn))
+    ):
         return None
     step = _step(eqn, found, tainted)
     if step is not None:
@@ -305,7 +307,7 @@ def largest(program: Program, dependent: Sequence[bool]) -> int:
         reached = [not _jaxpr.is_literal(v) and v in tainted for v in eqn.invars]
         if not any(reached) or _jaxpr.name(eqn) == "stop_gradient":
             continue
-        tainted |= set(eqn.outvars)
+        tainted |= set(_jaxpr.affected(eqn))
         if isinstance(action, Call):
             found = max(found, largest(action.body, reached))
         elif isinstance(action, Loop):

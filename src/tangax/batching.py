@@ -23,6 +23,7 @@ from ._halves import ANY, Call, Halves, pair_of
 from ._inputs import warn_of_pairs
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
 from ._memory import budget, free, host_free
+from ._meshes import gathered
 from ._place import locked, resolved
 from ._settings import default_promotion
 from ._sides import check_examples_are_independent
@@ -317,16 +318,19 @@ class Batched:
         is checked once for each plan; a finished kernel was, when it was computed.
         """
         shapes = [(side.n, *side.shapes(1)) for side in call.sides[: 2 - call.same]]
-        key = call_key(*split_arrays((call.names, shapes, call.params)))
-        key = None if key is None else (key, function, recipe, finished)
-        found = self._compiled.get(key)
+        shape = call_key(*split_arrays((call.names, shapes, call.params)))
+
+        def key() -> Any:
+            return shape, call.fn.ntk_fn.distrusted, function, recipe, finished
+
+        found = self._compiled.get(key())
         if found is None:
             plan, halves = self._plan(call, recipe, finished=finished)
             if call.fn.ntk_fn.check_vmap and not finished and check(call):
                 plan, halves = self._plan(call, recipe, finished=finished)
             found = plan, Compute(plan, halves, call)
-            if key is not None:
-                self._compiled[key] = found
+            if shape is not None:
+                self._compiled[key()] = found
         return found
 
     def _fill(
@@ -377,7 +381,7 @@ def check(call: Call) -> bool:
     for side in call.sides[: 2 - call.same]:
         if side.n < 2:
             continue
-        x, kwargs = side.block(0, min(side.n, CHECKED))
+        x, kwargs = gathered(side.block(0, min(side.n, CHECKED)))
         if "ntk" in call.names:
             fn._check(fn._pair("factors", x, None, call.params, kwargs), MIXED)
         else:

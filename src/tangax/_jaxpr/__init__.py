@@ -13,9 +13,11 @@ from .core import Equation as Equation
 from .core import Jaxpr as Jaxpr
 from .core import Scan as Scan
 from .core import Variable as Variable
+from .core import affected as affected
 from .core import bind as bind
 from .core import called as called
 from .core import frozen as frozen
+from .core import has_references as has_references
 from .core import is_differentiable as is_differentiable
 from .core import is_jaxpr as is_jaxpr
 from .core import is_literal as is_literal

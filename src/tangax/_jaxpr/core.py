@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.ref
 from jax.extend import core as jex
 
 _CALLS = frozenset({"jit", "pjit", "remat2", "checkpoint", "closed_call", "call", "core_call"})
@@ -110,6 +111,21 @@ def shape_dtype(atom: Any) -> jax.ShapeDtypeStruct:
 def is_differentiable(atom: Any) -> bool:
     """Whether a variable holds floating-point or complex numbers."""
     return jnp.issubdtype(atom.aval.dtype, jnp.inexact)
+
+
+def is_reference(atom: Any) -> bool:
+    """Whether a variable is a `jax.Ref`, which equations read and write in place."""
+    return isinstance(atom.aval, jax.ref.AbstractRef)
+
+
+def affected(eqn: Equation) -> list[Variable]:
+    """What an equation may change: its results, and the `Ref`s among its operands."""
+    return [*eqn.outvars, *filter(is_reference, eqn.invars)]
+
+
+def has_references(jaxpr: Jaxpr) -> bool:
+    """Whether equations of a jaxpr, not only of those within it, read or write a `Ref`."""
+    return any(is_reference(v) for eqn in jaxpr.equations for v in affected(eqn))
 
 
 def name(eqn: Equation) -> str:

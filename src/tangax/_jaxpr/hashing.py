@@ -17,6 +17,7 @@ from .core import (
     Equation,
     Jaxpr,
     Variable,
+    affected,
     bind,
     is_jaxpr,
     is_literal,
@@ -84,7 +85,7 @@ def digest(jaxpr: Jaxpr, *, forward: bool = False, inside: tuple[Any, ...] = ())
                 body = implementation(eqn, inside)
                 if body is not None:
                     return ["as", nested(body, inside=(*inside, eqn.primitive))]
-                if eqn.outvars:  # without results it cannot change any
+                if affected(eqn):  # else it cannot change any result
                     found += [key, compiled(eqn, f"{unseen} (its {key})")]
         return found
 

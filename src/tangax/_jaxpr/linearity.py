@@ -21,6 +21,7 @@ from .core import (
     called,
     is_differentiable,
     is_literal,
+    is_reference,
     name,
     scan,
     subjaxprs,
@@ -106,6 +107,8 @@ def _through(eqn: Equation, operands: list[_Kind]) -> list[_Kind]:
 
 
 def _of_result(eqn: Equation, operands: list[_Kind]) -> _Kind:
+    if any(map(is_reference, eqn.invars)):  # which equations before this one have written
+        return _Kind.OTHER
     numbers = [k for k, v in zip(operands, eqn.invars, strict=True) if is_differentiable(v)]
     if max(operands, default=_Kind.CONSTANT) < _Kind.LINEAR:
         if is_product(eqn):

@@ -10,8 +10,11 @@ from .._memory import nbytes
 from .core import (
     Equation,
     Jaxpr,
+    Variable,
+    affected,
     called,
     is_differentiable,
+    is_literal,
     name,
     scan,
     subjaxprs,
@@ -58,13 +61,26 @@ def equations(jaxpr: Jaxpr) -> int:
     return total
 
 
-def epsilon(jaxpr: Jaxpr) -> float:
-    """The precision of the shortest floating-point numbers in a jaxpr, nested ones included."""
-    dtypes = [v.aval.dtype for v in (*jaxpr.invars, *jaxpr.outvars)]
-    dtypes += [v.aval.dtype for eqn in jaxpr.equations for v in eqn.outvars]
+def epsilon(jaxpr: Jaxpr, parameters: int | None = None) -> float:
+    """The precision of the shortest floating-point numbers in a jaxpr, nested ones included.
+
+    `parameters`: of what is computed from so many first arguments; data are what they are.
+    """
+    reached = set(jaxpr.invars[:parameters])
+    dtypes = [v.aval.dtype for v in (*jaxpr.invars[:parameters], *jaxpr.outvars)]
+    nested = []
+    for eqn in jaxpr.equations:
+        if parameters is not None and not any(v in reached for v in _variables(eqn)):
+            continue
+        reached |= set(affected(eqn))
+        dtypes += [v.aval.dtype for v in eqn.outvars]
+        nested += [epsilon(unwrap(b)) for b in subjaxprs(eqn)]
     found = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
-    nested = [epsilon(unwrap(b)) for eqn in jaxpr.equations for b in subjaxprs(eqn)]
     return max([*found, *nested], default=0.0)
+
+
+def _variables(eqn: Equation) -> list[Variable]:
+    return [v for v in eqn.invars if not is_literal(v)]
 
 
 def widest(jaxpr: Jaxpr) -> int:
