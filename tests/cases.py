@@ -682,6 +682,48 @@ def state_space(x, a, b, c):
     return lax.scan(step, zeros(x, 2), time_first(x))[1][-1]
 
 
+# --- Refs, written in place -----------------------------------------------------------------------
+
+
+@case(x=(4,), w=(2, 4, 3))
+def ref_summed_in_scan(x, w):
+    total = jax.new_ref(zeros(x, 3))
+
+    def add(carry, w):
+        total[...] += jnp.tanh(x @ w)
+        return carry, None
+
+    lax.scan(add, 0, w)
+    return total[...]
+
+
+@case(x=(4,), w=(4, 3), u=(3, 2))
+def ref_filled_in_loop(x, w, u):
+    h = jax.new_ref(zeros(x, 3))
+
+    def fill(i, carry):
+        h[:, i] = jnp.tanh(x @ lax.dynamic_index_in_dim(w, i, 1, keepdims=False))
+        return carry
+
+    lax.fori_loop(0, 3, fill, 0)
+    return h[...] @ u
+
+
+@case(x=(4,), w=(4, 3), s=())
+def ref_holds_a_scale(x, w, s):
+    scale = jax.new_ref(jnp.array(1.0))
+    scale[...] = scale[...] * jnp.sin(s) * jnp.sum(w)
+    return x @ (w * scale[...])
+
+
+@case(x=(4,), w=(4, 3), b=(3,))
+def ref_added_to(x, w, b):
+    y = jax.new_ref(jnp.tanh(x @ w))
+    jax.ref.addupdate(y, ..., jnp.broadcast_to(b, (len(x), 3)))
+    jax.jit(lambda y: jax.ref.addupdate(y, ..., x[:, :3] * b))(y)
+    return y[...]
+
+
 # --- control flow and transformations inside ------------------------------------------------------
 
 case("jit", lambda x, w: jax.jit(lambda x, w: jnp.tanh(x @ w))(x, w), w=(4, 2))
@@ -899,7 +941,7 @@ weight_norm spectral_norm tied_alike tied_autoencoder tied_reshaped rnn_unrolled
 scan_layers scan_layers_checkpoint scan_layers_bias scan_length_one scan_length_zero rnn rnn_reverse
 rnn_initial_state scan_data_and_weights scan_weight_as_carry scan_returns_constant_weight
 scan_in_scan scan_transformer lstm map fori_loop while_loop associative_scan
-jit_in_jit checkpoint_policy vmap_inside ensemble gradient_inside jvp_inside cond_on_weight
+ref_summed_in_scan ref_filled_in_loop jit_in_jit checkpoint_policy vmap_inside ensemble gradient_inside jvp_inside cond_on_weight
 cond_on_input dropout custom_jvp_of_weight custom_vjp_of_weight custom_vjp_of_activation
 solve eigh fourier_layer segment_sum gathered_experts top_k_experts lora hypernetwork
 constant_output unused_parameter zero_size_parameter zero_size_batch zero_size_output scalar_output

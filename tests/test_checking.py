@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import warnings
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from jax import lax
 from test_empirical import assert_equal, uniform
 
 import tangax as nt
-from tangax import _factors, _linear, _run, _sites
+from tangax import _factors, _kernel_fns, _linear, _run, _sites
 from tangax._factors import base, conv, dense, embedding, generic, part, vector
 from tangax._jaxpr import moves
 
@@ -350,3 +351,174 @@ def test_batch_checks_once_and_takes_whole_jacobians(broken, memory):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_equal(kernel_fn(X, None, params), expected(mlp))
+
+
+@pytest.mark.parametrize("make", [lambda fn: fn, lambda fn: nt.batch(fn, 2)])
+def test_programs_that_are_compiled_already_hear_of_it(broken, make):
+    params = params_of(mlp)
+    ntk_fn = nt.empirical_ntk_fn(mlp, (), vmap_axes=0, check_vmap=False)
+    called = make(ntk_fn)
+    assert np.abs(called(X, None, params) - expected(mlp)).max() > 1e-3
+    with pytest.warns(UserWarning):
+        ntk_fn.check(X, params)
+    assert_equal(called(X, None, params), expected(mlp))
+
+
+@jax.custom_jvp
+def together(a, b):
+    return a * b
+
+
+@functools.partial(together.defjvp, symbolic_zeros=True)
+def of_both(primals, tangents):
+    """The derivative, where both operands move; else it is said to be zero."""
+    moving = not any(isinstance(t, jax.custom_derivatives.SymbolicZero) for t in tangents)
+    (a, b), y = primals, primals[0] * primals[1]
+    return y, tangents[0] * b + a * tangents[1] if moving else 0 * y
+
+
+def test_whole_jacobians_perturb_every_leaf():
+    def f(p, x):
+        return x @ together(jnp.sin(p["a"]), jnp.cos(p["b"]))
+
+    params, x = {"a": uniform(1, 4, 3), "b": uniform(2, 4, 3)}, X[:, :4]
+    ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0)
+    ntk_fn._distrusted.add("params['a']")
+    J = [j.reshape(5, 3, -1) for j in jax.jacrev(f)(params, x).values()]
+    kernel = sum(np.einsum("nop,mqp->nmoq", j, j) for j in J)
+    assert kernel.max() > 0.1
+    assert_equal(ntk_fn(x, None, params), kernel)
+
+
+def test_a_number_among_parameters_takes_the_dtype_of_what_it_meets(broken):
+    def f(p, x):
+        h = x.astype("bfloat16") @ p["w"] * p["s"]
+        return lax.scan(lambda h, _: (jnp.tanh(h) * p["s"], None), h, None, length=2)[0]
+
+    params = {"w": uniform(1, 4, 3, dtype="bfloat16"), "s": 0.5}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sixteen bits see no difference of a hundredth
+        for vmap_axes in (0, None):
+            ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=vmap_axes)
+            kernel = ntk_fn(X[:, :4], None, params)
+            ntk_fn._distrusted.update(["params['s']", "params['w']"])
+            np.testing.assert_allclose(ntk_fn(X[:, :4], None, params), kernel, rtol=0.05, atol=0.05)
+
+
+def test_short_data_and_large_outputs_hide_nothing(monkeypatch):
+    """Data of eight bits are what they are; an output is compared by its own measure."""
+    record = dense.Dense.record
+
+    def wrong(self, values):
+        found = record(self, values)
+        return 1.3 * found if found.shape[-1] == 3 else found
+
+    monkeypatch.setattr(dense.Dense, "record", wrong)
+
+    def short(p, x):
+        return jnp.tanh(x.astype(jnp.float8_e4m3fn).astype("float32")[:, :3] @ p)
+
+    def outputs(p, x):
+        return {"large": x @ jnp.concatenate([p, jnp.sin(p[:1])]), "small": 1e-6 * (x[:, :3] @ p)}
+
+    for f in (short, outputs):
+        with pytest.warns(UserWarning, match="The factors of params"):
+            nt.empirical_ntk_fn(f, vmap_axes=0).check(X[:, :4], uniform(1, 3, 2, dtype="float32"))
+
+
+CANCELLED = {
+    "shift": lambda p, x: standardised(1e-2 * (x @ p["w"]) + p["s"]),
+    "moments": lambda p, x: jnp.square(x + p["s"]).mean(1) - jnp.square((x + p["s"]).mean(1)),
+    "ill-conditioned": lambda p, x: jnp.linalg.solve(
+        p["w"] @ p["w"].T + 1e-5 * jnp.eye(16), jnp.tile(x, 4).T
+    ).T,
+    "instances": lambda p, x: standardised(1e-4 * jnp.sin(9 * x @ p["w"].T) + p["s"]),
+}
+
+
+def standardised(h):
+    return (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize("name", CANCELLED)
+@pytest.mark.parametrize("vmap_axes", [0, None])
+def test_a_derivative_that_is_rounding_is_no_difference(name, vmap_axes):
+    for seed in range(2):
+        params = {"w": uniform(seed, 16, 4, dtype="float32"), "s": jnp.float32(1)}
+        if name == "shift":
+            params["w"] = params["w"].T
+        ntk_fn = nt.empirical_ntk_fn(CANCELLED[name], vmap_axes=vmap_axes)
+        found = ntk_fn.check(X[:, :4].astype("float32"), params)
+        assert not any(number > 1 for number in found.values())
+
+
+def test_examples_mixed_in_the_derivative_are_taken_apart():
+    """As the kernel takes them."""
+
+    @jax.custom_vjp
+    def same(y):
+        return y
+
+    same.defvjp(lambda y: (y, None), lambda _, t: (t / jnp.linalg.norm(t),))
+    params = {"a": uniform(1, 4, 3), "b": uniform(2, 3, 2)}
+    found = nt.empirical_ntk_fn(lambda p, x: same(x @ p["a"]) @ p["b"], vmap_axes=0).check(
+        X[:, :4], params
+    )
+    assert max(found.values()) < 1e-3
+
+
+@pytest.mark.parametrize("vmap_axes", [0, None])
+def test_parameters_that_f_refuses_are_not_asked(vmap_axes):
+    """A tenth of the larger one moves the smaller one out of the domain."""
+    params = jnp.array([100, 1e-3, 1e-4, 1e-5])
+
+    def logarithm(p, x):
+        return jnp.log(p) * x
+
+    def positive(p, x):
+        return x * jnp.sqrt(eqx.error_if(p, (p <= 0).any(), "must be positive"))
+
+    with jax.debug_nans(True):
+        found = nt.empirical_ntk_fn(logarithm, vmap_axes=vmap_axes).check(X[:, :4], params)
+    assert found["params"] < 1e-3
+    found = nt.empirical_ntk_fn(positive, vmap_axes=vmap_axes).check(X[:, :4], params)
+    assert found["params"] < 1e-3
+
+
+def test_what_is_not_finite_is_not_taken_for_right(monkeypatch):
+    record = dense.Dense.record
+    monkeypatch.setattr(dense.Dense, "record", lambda self, values: jnp.nan * record(self, values))
+    with pytest.warns(UserWarning, match="The factors of params"):
+        nt.empirical_ntk_fn(mlp, vmap_axes=0).check(X, params_of(mlp))
+    found = nt.empirical_ntk_fn(lambda w, x: jnp.sqrt(x @ w - 100), vmap_axes=0).check(
+        X[:, :4], uniform(0, 4, 2)
+    )
+    assert np.isnan(found["params"])
+
+
+def test_noise_is_not_called_a_mixture():
+    shape = jax.ShapeDtypeStruct((), float)
+    draw = np.random.default_rng(0).standard_normal
+
+    def noisy(w, x):
+        return x @ w + jax.pure_callback(lambda _: draw(), shape, x[0, 0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nt.empirical_ntk_fn(noisy)(X[:, :4], None, uniform(0, 4, 2))
+
+
+def test_the_check_is_made_once_where_values_cannot_be_hashed(monkeypatch):
+    @dataclasses.dataclass
+    class Scale:
+        value: float
+
+    calls = []
+    found = _kernel_fns.differences
+    monkeypatch.setattr(
+        _kernel_fns, "differences", lambda *args: calls.append(args) or found(*args)
+    )
+    ntk_fn = nt.empirical_ntk_fn(lambda w, x, s: s.value * (x @ w), vmap_axes=0)
+    for _ in range(3):
+        ntk_fn(X[:, :4], None, uniform(0, 4, 2), s=Scale(2.0))
+    assert len(calls) == 1

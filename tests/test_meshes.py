@@ -102,6 +102,11 @@ def test_factors_and_both_kernels_on_explicit_meshes(kernel):
     assert_equal(kernel_fn(x, None, "nngp", params), both.nngp)
     factors = ntk_fn.factors(x, params)
     assert_equal(ntk_fn.contract(factors), kernel)
+    assert "all 4 leaves" in str(ntk_fn.explain(x, None, params))
+    assert max(nt.empirical_ntk_fn(network).check(x, params).values()) < 1e-3
+    scaled = nt.empirical_ntk_fn(lambda p, x, s: network(p, x) * s, (), vmap_axes=0)
+    on_mesh = jax.device_put(jnp.array(2.0), NamedSharding(mesh, P()))
+    assert_equal(scaled(X, None, PARAMS, s=on_mesh), 4 * kernel)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])

@@ -128,7 +128,7 @@ class Compared:
         for other in noise:
             pairs = zip(self.expected, other, strict=True)
             bound += NOISE * np.array([float(distance([b[None]], a)[0]) for a, b in pairs])
-        return np.divide(apart, bound, out=0 * apart, where=apart != 0)
+        return np.divide(apart, bound, out=np.zeros(len(apart)), where=apart != 0)
 
 
 def hoisted(side: Side, leaves: list[jax.Array]) -> dict[int | None, _jaxpr.Jaxpr]:
