@@ -429,9 +429,9 @@ def test_short_data_and_large_outputs_hide_nothing(monkeypatch):
 CANCELLED = {
     "shift": lambda p, x: standardised(1e-2 * (x @ p["w"]) + p["s"]),
     "moments": lambda p, x: jnp.square(x + p["s"]).mean(1) - jnp.square((x + p["s"]).mean(1)),
-    "ill-conditioned": lambda p, x: jnp.linalg.solve(
-        p["w"] @ p["w"].T + 1e-5 * jnp.eye(16), jnp.tile(x, 4).T
-    ).T,
+    "ill-conditioned": lambda p, x: (
+        jnp.linalg.solve(p["w"] @ p["w"].T + 1e-5 * jnp.eye(16), jnp.tile(x, 4).T).T
+    ),
     "instances": lambda p, x: standardised(1e-4 * jnp.sin(9 * x @ p["w"].T) + p["s"]),
 }
 

@@ -226,12 +226,13 @@ class NtkFn:
         That `f` does not mix examples, where `vmap_axes` is given; and that `v^T J`, for random
         `v`, is the same by the factors and by `jax.vjp` of `f`, leaf by leaf. A leaf that differs
         by more than rounding is said in a warning, and its whole Jacobian is taken from `jax.vjp`
-        from then on, under `jit` too. Call it once before you wrap an `ntk_fn` in `jax.jit`.
+        from then on, in what is compiled for this function already and in what is traced later.
+        Call it once before you wrap an `ntk_fn` in `jax.jit`.
 
         Returns:
             By the path of every leaf the largest difference, over what rounding explains: below
-            one is right. Empty where there are no factors: for implementations 1 and 2, and where
-            `f` has no reverse mode.
+            one is right, `nan` that nothing is finite. Empty where there are no factors: for
+            implementations 1 and 2, and where `f` has no reverse mode.
 
         Raises:
             ValueError: `f` mixes examples.
