@@ -27,11 +27,18 @@ demo: $(DONE)
 widths: $(DONE)
 	$(BIN)/python examples/infinite_width.py
 
+# Half of a test's time is compiling, so tests/conftest.py has XLA optimise little; `OPTIMISED` run as
+# users compile. `worksteal`: tests that share a case stay in one process, which has it compiled.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+OPTIMISED := tests/test_structured.py tests/test_examples_of_the_field.py README.md
+
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST) $(addprefix --ignore=,$(OPTIMISED))
+	XLA_FLAGS= $(PYTEST) $(OPTIMISED)
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2 --full
+	$(PYTEST) --full $(addprefix --ignore=,$(OPTIMISED))
+	XLA_FLAGS= $(PYTEST) --full $(OPTIMISED)
 
 # A thousand random programs, 500 in each of two processes.
 fuzz: $(DONE)

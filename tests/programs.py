@@ -359,7 +359,23 @@ def collective(b, number):
     return lambda params, h: jax.vmap(row, (None, 0), axis_name="rows")(params, h)
 
 
-NEWER = (complex_data, rule, literal, far_ids, short_data, collective)
+def written(b, number):
+    w = b.parameter((2, b.shape[1], b.shape[1]), number)
+
+    def step(params, h):
+        total = jax.new_ref(h)
+
+        def add(carry, w):
+            total[...] += jnp.tanh(total[...] @ w)
+            return carry, None
+
+        lax.scan(add, 0, w(params))
+        return total[...]
+
+    return step
+
+
+NEWER = (complex_data, rule, literal, far_ids, short_data, collective, written)
 PLAIN = (dense, conv, elementwise, gain, shift, reshape, cut, join, join_weights, reduce, gather)
 STEPS = (*PLAIN, layers, recurrent, residual, wrapped, *NEWER)
 NAMES = {step.__name__: step for step in STEPS}
