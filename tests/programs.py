@@ -319,7 +319,8 @@ def far_ids(b, number):
     tokens, channels = b.shape
     table = b.parameter((5, channels), number)
     dtype = (np.uint32, np.int64, np.int8, np.uint64)[number % 4]
-    far = np.array([2**31 + 1, 2**32 + 2, -3, 2**63 + 4][number % 4], object) if number % 3 else 6
+    # Constant ids beyond 2^63: XLA's own value of `f` changes under `jit(vmap(f))`.
+    far = np.array([2**31 + 1, 2**32 + 2, -3, 2**62 + 4][number % 4], object) if number % 3 else 6
     mode = ("clip", "fill", "wrap")[number % 3]
     if mode == "fill" and far > 2**32:  # JAX's forward mode wraps such an id, its reverse mode not
         mode = "clip"
