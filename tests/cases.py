@@ -701,8 +701,9 @@ def ref_summed_in_scan(x, w):
 def ref_filled_in_loop(x, w, u):
     h = jax.new_ref(zeros(x, 3))
 
-    def fill(i, carry):
-        h[:, i] = jnp.tanh(x @ lax.dynamic_index_in_dim(w, i, 1, keepdims=False))
+    def fill(i, carry):  # JAX 0.10.2 has no derivative of `h[:, i] = ...`
+        row = jnp.tanh(x @ lax.dynamic_index_in_dim(w, i, 1, keepdims=True))
+        h[...] = jnp.where(jnp.arange(3) == i, row, h[...])
         return carry
 
     lax.fori_loop(0, 3, fill, 0)

@@ -67,7 +67,15 @@ def test_kinds_of_sites(name, kinds, vmap_axes):
     assert not (apart and any(row.why for row in plan.rows))
 
 
-@pytest.mark.parametrize("name", [name for names in KINDS.values() for name in names.split()])
+# The core is compared in test_empirical.py, by this implementation too.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.full if name in cases.CORE else ())
+        for names in KINDS.values()
+        for name in names.split()
+    ],
+)
 def test_kinds_equal_the_oracle(name):
     case = cases.get(name)
     ntk_fn = nt.empirical_ntk_fn(case.f, (), vmap_axes=0, implementation=3)

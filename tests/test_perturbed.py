@@ -209,8 +209,9 @@ SOLVERS = {
     "conjugate gradients": conjugate_gradients,
 }
 SLOW = pytest.mark.full
+LONG = ("DirectAdjoint", "root", "conjugate gradients")
 SOLVED = [
-    pytest.param(name, axes, marks=() if axes == 0 else SLOW)
+    pytest.param(name, axes, marks=() if axes == 0 and name not in LONG else SLOW)
     for name in SOLVERS
     for axes in (0, None)
 ]

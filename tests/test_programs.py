@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import tangax as nt
 
 # Two tests, which `make fuzz` runs in a process each.
-COUNT = int(os.environ.get("TANGAX_PROGRAMS", 15))
+COUNT = int(os.environ.get("TANGAX_PROGRAMS", 8))
 # Every program is compiled, and runs once: compiling is all the time there is to save.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 

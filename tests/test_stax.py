@@ -62,6 +62,11 @@ def kernels_of(case, dtype, *, quick):
     return found
 
 
+def thinned(index, value, every):
+    """A parameter of a test, which only `--full` runs but for one of `every`."""
+    return pytest.param(value, marks=() if index % every == 0 else pytest.mark.full)
+
+
 def difference(kernel, expected):
     """The largest relative error; entries near zero count as a hundredth of the largest."""
     scale = np.abs(expected) + 0.01 * np.abs(expected).max()
@@ -79,7 +84,7 @@ def test_kernels_equal_those_of_neural_tangents(name):
         assert difference(kernel, expected) < tolerance, kind
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [thinned(a, name, 3) for a, name in enumerate(CASES)])
 def test_kernels_in_float32(name):
     for kind, kernel in kernels_of(CASES[name], np.float32, quick=False).items():
         assert kernel.dtype == np.float32
@@ -1044,7 +1049,7 @@ def wide(kind, width):
     return [stax.Dense(width), block, block, stax.Relu(), last]
 
 
-@pytest.mark.parametrize("kind", ("mlp", "cnn", "residual"))
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("cnn", marks=pytest.mark.full), "residual"])
 def test_finite_networks_approach_the_limit(kind):
     """At the rate of one over the square root of the width, by our own factored kernels."""
     shape = (4, 3, 3) if kind == "cnn" else VECTORS
