@@ -485,6 +485,18 @@ def test_parameters_that_f_refuses_are_not_asked(vmap_axes):
     assert found["params"] < 1e-3
 
 
+def test_parameters_that_f_refuses_hide_no_difference(broken):
+    def f(p, x):
+        return x @ p["w"] * jnp.sqrt(eqx.error_if(p["s"], (p["s"] <= 0).any(), "must be positive"))
+
+    params = {"w": uniform(0, 4, 3), "s": jnp.array([100, 1e-3, 1e-4])}
+    ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0)
+    with pytest.warns(UserWarning, match=r"The factors of params\['w'\]"):
+        kernel = ntk_fn(X[:, :4], None, params)
+    plain = nt.empirical_ntk_fn(f, (), vmap_axes=0, implementation=1)(X[:, :4], None, params)
+    assert_equal(kernel, np.asarray(plain))
+
+
 def test_what_is_not_finite_is_not_taken_for_right(monkeypatch):
     record = dense.Dense.record
     monkeypatch.setattr(dense.Dense, "record", lambda self, values: jnp.nan * record(self, values))

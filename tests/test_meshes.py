@@ -102,6 +102,10 @@ def test_factors_and_both_kernels_on_explicit_meshes(kernel):
     assert_equal(kernel_fn(x, None, "nngp", params), both.nngp)
     factors = ntk_fn.factors(x, params)
     assert_equal(ntk_fn.contract(factors), kernel)
+    blocks = nt.batch(kernel_fn, 3)  # which computes on one device
+    assert_equal(blocks(x, None, None, params).ntk, kernel)
+    assert_equal(blocks(X, x, "ntk", PARAMS), kernel)
+    assert blocks.explain(x, None, "ntk", params).n == 8
     assert "all 4 leaves" in str(ntk_fn.explain(x, None, params))
     assert max(nt.empirical_ntk_fn(network).check(x, params).values()) < 1e-3
     scaled = nt.empirical_ntk_fn(lambda p, x, s: network(p, x) * s, (), vmap_axes=0)

@@ -910,6 +910,13 @@ MISTAKES = {
         ValueError,
         r"x1: its inputs have different numbers of examples",
     ),
+    "x2 partly None": (
+        lambda: stax.parallel(stax.Dense(2), stax.Dense(2)).kernel_fn(
+            (np.ones((2, 3)), np.ones((2, 3))), (np.ones((2, 3)), None)
+        ),
+        ValueError,
+        r"x2\[1\] is None and x2\[0\] is not",
+    ),
     "batch": (
         lambda: nt.batch(stax.Dense(2).kernel_fn, 2),
         TypeError,

@@ -8,9 +8,9 @@ them, those differ. The cost is that of a backward pass of these both ways, and 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,13 +19,13 @@ import numpy as np
 
 from . import _jaxpr, _sites
 from ._factors import Factor, Materialised, product
-from ._kernel import full_precision
 from ._linear import Linear, linearise, on_cotangents, trace_side
-from ._sides import Pair, Side, first_other, is_close, moved
+from ._mixing import checking, elsewhere, few, is_close, nearby, row
+from ._sides import Pair, Side
 from ._sites import Found
 from ._structured import in_leaf
-from ._trees import is_concrete, kernel_dtype
-from ._warnings import user_stacklevel
+from ._trees import kernel_dtype
+from ._warnings import warn
 
 # Derivatives differ if by more than so many square roots of the precision.
 TOLERANCE = 4
@@ -33,11 +33,6 @@ TOLERANCE = 4
 NOISE = 32
 # What is compiled runs two to four times, on two examples: compiling is all that there is to save.
 QUICK = {"cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}}
-
-
-def has_values(tree: Any) -> bool:
-    """Whether arrays have values, and what is made of them would: not so within a trace."""
-    return is_concrete(tree) and is_concrete(jnp.zeros(()))
 
 
 def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
@@ -73,33 +68,26 @@ def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
 
     compiled = jax.jit(compare, compiler_options=QUICK.get(jax.default_backend(), {}))
     consts = {n: jaxpr.consts for n, jaxpr in closed.items()}
+    scales = [1.0] * len(side.outputs)
 
-    def at(leaves: list[jax.Array], seed: int, scales: Sequence[float]) -> Compared:
-        return jax.block_until_ready(
-            compiled(consts, leaves, side.data, vectors(side, seed, scales))
-        )
+    def at(leaves: list[jax.Array], seed: int = 0) -> Compared:
+        v = vectors(side, seed, scales)
+        return jax.block_until_ready(compiled(consts, leaves, side.data, v))
 
     worst: Any = np.nan
-    scales = [1.0] * len(side.outputs)
-    with full_precision(None), jax.debug_nans(False), jax.debug_infs(False):
-        for share in (0.0, 0.1):
-            leaves = moved(given, share) if share else given
-            try:
-                found = at(leaves, 0, scales)
-            except Exception:
-                if share:  # `f` refuses these parameters, as a check of their domain does
-                    continue
-                raise
+    with checking():
+        for leaves, found in nearby(given, at):
             for name, a, b in zip(pair.names, found.together, found.apart, strict=True):
                 if side.n is not None and not is_close(a, b, eps):
                     raise ValueError(mixed.format(name))
             apart = found.over(eps)
             if (apart > 1).any():
-                close_by = at(moved(leaves, 1e-3, 1), 1, scales)
-                noise = [at(moved(leaves, eps, seed), 0, scales).expected for seed in range(2, 5)]
-                apart = np.fmin(found.over(eps, noise), close_by.over(eps))
+                rounded = [each for s in (2, 3, 4) for each in elsewhere(leaves, at, eps, s)]
+                apart = found.over(eps, [other.expected for _, other in rounded])
+                for _, other in elsewhere(leaves, partial(at, seed=1), 1e-3, seed=1):
+                    apart = np.fmin(apart, other.over(eps))
             worst = np.fmax(worst, apart)
-            scales = [scale_of(y) for y in found.together]
+            scales[:] = [scale_of(y) for y in found.together]
     return dict(zip(params.paths, np.atleast_1d(worst).tolist(), strict=False))
 
 
@@ -135,12 +123,7 @@ def hoisted(side: Side, leaves: list[jax.Array]) -> dict[int | None, _jaxpr.Jaxp
     """`f` of as many examples as there are and of one, as jaxprs: what it closes over is told."""
     if side.n is None:
         return {None: _jaxpr.trace(side.batch, leaves, side.data)}
-    data = {
-        n: [
-            jax.lax.slice_in_dim(d, 0, n, axis=a) for d, a in zip(side.data, side.axes, strict=True)
-        ]
-        for n in {1, side.n}
-    }
+    data = {1: row(side, 0), side.n: side.data}
     return {n: _jaxpr.trace(side.batch, leaves, some) for n, some in data.items()}
 
 
@@ -168,19 +151,6 @@ def check_shapes(f: _jaxpr.Jaxpr, side: Side, names: list[str], mixed: str) -> N
     for name, y, expected in zip(names, f.outvars, side.outputs, strict=True):
         if y.aval.shape != tuple(expected.shape):
             raise ValueError(mixed.format(name))
-
-
-def few(side: Side) -> Side:
-    """The side with two examples that differ, or with what there is."""
-    if side.n is None or side.n < 2:
-        return side
-    ends = np.array([0, first_other(side)])
-    outputs = [
-        jax.ShapeDtypeStruct([2 if b == a else d for b, d in enumerate(y.shape)], y.dtype)
-        for y, a in zip(side.outputs, side.out_axes, strict=True)
-    ]
-    data = [jnp.take(d, ends, a) for d, a in zip(side.data, side.axes, strict=True)]
-    return replace(side, data=data, n=2, outputs=outputs)
 
 
 def vectors(side: Side, seed: int, scales: Sequence[float]) -> list[jax.Array]:
@@ -275,4 +245,4 @@ def warn_of_difference(leaf: str, enters: str) -> None:
         "f, on two examples. From now on its whole Jacobian is taken from jax.vjp: right, but "
         "slower. This is a fault of Tangax: please report it, with f."
     )
-    warnings.warn(msg, stacklevel=user_stacklevel())
+    warn(msg)

@@ -12,6 +12,7 @@ import numpy as np
 from . import _jaxpr
 from ._examples import update
 from ._halves import Call
+from ._modes import REFUSALS
 from ._trees import join_arrays, leaf_name, split_arrays, split_params, split_shapes
 
 
@@ -89,10 +90,6 @@ def traced(call: Call, static: Any, arrays: list[Any]) -> list[tuple[_jaxpr.Jaxp
         if isinstance(error, jax.errors.ConcretizationTypeError):
             raise
         return [*found, (_jaxpr.trace(forward, arrays), True)]
-
-
-# What JAX raises where there is no reverse mode.
-REFUSALS = TypeError, ValueError, NotImplementedError
 
 
 def cotangent(y: Any) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from ._tiles import Array, Index
-from ._warnings import user_stacklevel
+from ._warnings import warn
 
 MODES = ("warn", "raise", "ignore")
 
@@ -37,7 +36,7 @@ class Finite:
     def tell(self) -> None:
         """Warn of what was found."""
         if self._first is not None:
-            warnings.warn(self._message(), RuntimeWarning, stacklevel=user_stacklevel())
+            warn(self._message(), RuntimeWarning)
 
     def _message(self) -> str:
         assert self._first is not None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
 from ._trees import check_same_structure, describe, leaf_name
-from ._warnings import user_stacklevel
+from ._warnings import warn_first
 
 ORDER = "The arguments are x1, x2, params, in this order; of a kernel_fn x1, x2, get, params."
 
@@ -81,27 +80,25 @@ def warn_of_pairs(warned: set[Any], x2: Any, kwargs: dict[str, Any]) -> None:
     Two keys for one set of inputs, so that masks differ, are two as everywhere.
     """
     pairs = [k for k, value in kwargs.items() if k != "rng" and is_pair(value)]
-    if x2 is None and pairs and "pair" not in warned:
-        warned.add("pair")
+    if x2 is None and pairs:
         msg = (
             f"{pairs[0]} is a tuple of two: its first entry goes to x1 and its second to x2, "
             "though x2=None. If it is one value, like the carry (h, c) of an LSTM, pass a list or "
             "a namedtuple."
         )
-        warnings.warn(msg, stacklevel=user_stacklevel())
+        warn_first(warned, "pair", msg)
 
 
 def warn_of_statistics(warned: set[Any], paths: Sequence[str]) -> None:
     """Warn, once, of batch statistics among the parameters: they are differentiated as well."""
     found = [path for path in paths if _STATISTICS.search(path)]
-    if found and "statistics" not in warned:
-        warned.add("statistics")
+    if found:
         msg = (
             f"{found[0]} looks like a batch statistic, and counts as a parameter: every "
             "floating-point leaf of params does. Leave statistics out of params, e.g. "
             'f = lambda params, x: model.apply({**variables, "params": params}, x).'
         )
-        warnings.warn(msg, stacklevel=user_stacklevel())
+        warn_first(warned, "statistics", msg)
 
 
 _STATISTICS = re.compile(r"\b(batch_stats|running_mean|running_var)\b")

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ._axes import Axes, VmapAxes, split_vmap_axes
-from ._checking import differences, entrances, has_values, warn_of_difference
+from ._checking import differences, entrances, warn_of_difference
 from ._compiled import Compiled
 from ._frame import Frame
 from ._get import canonical_get, is_get, kernel_tuple
@@ -18,22 +18,24 @@ from ._inputs import warn_of_pairs
 from ._kernel import check_precision, finish, full_precision, nngp
 from ._linear import Factors, Source, check_halves, linearise, logger, unfactored
 from ._memory import budget, nbytes
-from ._meshes import gathered, on_no_mesh
+from ._meshes import gathered, shapes_gathered
+from ._mixing import (
+    MIXED,
+    check_examples_are_independent,
+    many_examples,
+    rows_look_independent,
+)
 from ._outputs import OutputPlan
 from ._plan import Plan, make_plan
 from ._reference import jacobian_contraction, ntk_vector_products
 from ._sides import (
-    MIXED,
     Pair,
     Side,
-    check_examples_are_independent,
-    many_examples,
     pair_sides,
-    rows_look_independent,
     warn_once,
 )
 from ._structured import check_memory, frames, kernels, plan_outputs
-from ._trees import floats_as_arrays, join_arrays, split_arrays
+from ._trees import floats_as_arrays, has_values, join_arrays, split_arrays
 
 
 class NtkImplementation(enum.IntEnum):
@@ -216,7 +218,7 @@ class NtkFn:
             plans.append(self._plan(nbytes(arrays), *join_arrays(static, arrays)))
 
         with full_precision(self.precision):
-            jax.eval_shape(planned, list(map(on_no_mesh, arrays)))
+            jax.eval_shape(planned, shapes_gathered(arrays))
         found = self._checked_at(x1, x2, floats_as_arrays(params), kwargs)
         return replace(plans[0], checked=found, distrusted=self.distrusted)
 

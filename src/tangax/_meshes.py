@@ -64,15 +64,19 @@ def automatic(function: Callable[..., Any], arrays: list[Any]) -> Any:
 
 
 def gathered(tree: Any) -> Any:
-    """The arrays, those on Explicit axes as arrays of no mesh. They must have values."""
-    return jax.tree.map(
-        lambda a: jnp.asarray(np.asarray(a)) if explicit_mesh([a]) is not None else a, tree
-    )
+    """The tree, its arrays on Explicit axes as arrays of no mesh. They must have values."""
+    return _replaced(tree, lambda a: jnp.asarray(np.asarray(a)))
 
 
-def on_no_mesh(a: Any) -> Any:
-    """Shape and dtype of an array on Explicit axes, else the array."""
-    return a if explicit_mesh([a]) is None else jax.ShapeDtypeStruct(a.shape, a.dtype)
+def shapes_gathered(tree: Any) -> Any:
+    """The tree, its arrays on Explicit axes as shapes on no mesh."""
+    return _replaced(tree, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype))
+
+
+def _replaced(tree: Any, replacement: Callable[[Any], Any]) -> Any:
+    if explicit_mesh(jax.tree.leaves(tree)) is None:
+        return tree  # itself: of two inputs it counts whether they are one
+    return jax.tree.map(lambda a: a if explicit_mesh([a]) is None else replacement(a), tree)
 
 
 def explicit_mesh(arrays: list[Any]) -> Any:

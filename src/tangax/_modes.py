@@ -18,6 +18,7 @@ from . import _jaxpr
 from ._memory import nbytes
 from ._trees import kernel_dtype
 
+# What JAX raises where there is no reverse mode, or no forward mode.
 REFUSALS = (TypeError, ValueError, NotImplementedError)
 
 

@@ -6,30 +6,26 @@ keyword arguments without a batch axis. With `vmap_axes=None` there is one "exam
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from . import _jaxpr
 from ._axes import Axes, KernelAxes, VmapAxes, batch_axes, kernel_axes, split_vmap_axes
 from ._inputs import ORDER, check_same_inputs, is_pair, second_inputs, told_of, warn_of_statistics
-from ._meshes import gathered, varying, varying_axes
+from ._meshes import varying, varying_axes
 from ._modes import in_turn
 from ._settings import users_promotion
 from ._trees import (
     Params,
     describe,
     dtype_is,
-    is_concrete,
     named_leaves,
     split_params,
 )
-from ._warnings import user_stacklevel
+from ._warnings import warn_first
 
 
 @dataclass(frozen=True)
@@ -287,8 +283,8 @@ def check_batched_outputs(
             raise ValueError(msg)
 
 
-def warn_if_batch_is_traced(pair: Pair, axes: list[KernelAxes], x1: Any) -> bool:
-    """Warn of a sum over examples, mostly an `f` with outputs `(n,)` under default axes."""
+def warn_of_traced_batch(warned: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
+    """Warn, once, of a sum over examples: mostly an `f` with outputs `(n,)`, under default axes."""
     lengths = {leaf.shape[0] for leaf in jax.tree.leaves(x1) if getattr(leaf, "shape", ())}
     for name, y, axis, ax in zip(
         pair.names, pair.first.outputs, pair.first.out_axes, axes, strict=True
@@ -300,134 +296,11 @@ def warn_if_batch_is_traced(pair: Pair, axes: list[KernelAxes], x1: Any) -> bool
                 f"trace_axes sums over axis {guessed} of {name} (shape {y.shape}), {batch}: the "
                 "kernel has no pairs of examples. Pass trace_axes=() if f returns shape (n,)."
             )
-            warnings.warn(msg, stacklevel=user_stacklevel())
-            return True
-    return False
+            warn_first(warned, "traced", msg)
+            return
 
 
 def warn_once(warned: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
     """Warn of a traced batch axis, and of batch statistics, once for each kernel function."""
-    if "traced" not in warned and warn_if_batch_is_traced(pair, axes, x1):
-        warned.add("traced")
+    warn_of_traced_batch(warned, pair, axes, x1)
     warn_of_statistics(warned, pair.params.paths if pair.params else [])
-
-
-MIXED = (
-    "f mixes examples: {} for two examples together differs from each computed apart, so vmap_axes "
-    "would give the kernel of another function. Batch statistics or one random key for a whole "
-    "batch do this: fix the statistics, give each example its own key, or pass vmap_axes=None. "
-    "check_vmap=False skips this check."
-)
-
-
-def check_examples_are_independent(
-    side: Side, leaves: list[jax.Array], names: list[str], message: str = MIXED
-) -> None:
-    """`ValueError` if `f` on two examples together differs from `f` on each apart.
-
-    Then `vmap_axes` computes the kernel of another function than the one given: batch statistics
-    or random masks would be those of a single example.
-    """
-    if side.n is None or side.n < 2 or not is_concrete((leaves, side.data)):
-        return
-
-    side = replace(side, data=gathered(side.data))
-    leaves = gathered(leaves)
-
-    def take(where: list[int]) -> list[jax.Array]:
-        return [jnp.take(d, np.array(where), a) for d, a in zip(side.data, side.axes, strict=True)]
-
-    ends = [0, first_other(side)]
-    eps = _jaxpr.epsilon(_jaxpr.trace(side.batch, leaves, side.data))
-    with jax.default_matmul_precision("highest"), jax.debug_nans(False), jax.debug_infs(False):
-        for share in (0.0, 0.1):
-            try:
-                at = moved(leaves, share) if share else leaves
-                together = side.batch(at, take(ends))
-                apart = [side.batch(at, take([i])) for i in ends]
-            except Exception:
-                if share:  # `f` refuses these parameters, as a check of their domain does
-                    continue
-                raise
-            for i, name in enumerate(names):
-                axis = side.out_axes[i]
-                assert axis is not None  # check_batched_outputs
-                separate = jnp.concatenate([a[i] for a in apart], axis)
-                if together[i].shape != separate.shape or not is_close(together[i], separate, eps):
-                    raise ValueError(message.format(name))
-
-
-# With fewer examples `vmap_axes` saves little.
-FEW = 8
-
-
-def many_examples(x: Any) -> bool:
-    """Whether all inputs have a first axis in common, and a long one."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
-    return bool(shapes) and all(s and s[0] == shapes[0][0] >= FEW for s in shapes)
-
-
-def rows_look_independent(
-    f: Callable[..., Any], x: Any, params: Any, kwargs: dict[str, Any]
-) -> bool:
-    """Whether `vmap_axes=0` seems right: two examples that differ are alike together and apart.
-
-    "No" where `f` refuses two examples, or outputs have them along another axis. It costs what the
-    check of `vmap_axes` does: `f` on one or two examples, six times.
-    """
-    try:
-        pair = pair_sides(
-            f, x, None, params, 0, split_kwargs(kwargs)[0], differentiate=True, split=False
-        )
-        side, other = pair.first, first_other(pair.first)
-        data = [np.moveaxis(np.asarray(d), a, 0) for d, a in zip(side.data, side.axes, strict=True)]
-        if all(np.array_equal(d[0], d[other]) for d in data):
-            return False
-        assert pair.params is not None
-        check_examples_are_independent(side, pair.params.leaves, pair.names)
-    except Exception:  # whatever f makes of two examples: it was not asked to take them
-        return False
-    return True
-
-
-def first_other(side: Side) -> int:
-    """An example that differs from the first, or the last one."""
-    assert side.n is not None
-    differs = np.zeros(side.n, bool)
-    for d, axis in zip(side.data, side.axes, strict=True):
-        if not jnp.issubdtype(d.dtype, jax.dtypes.prng_key):
-            rows = np.moveaxis(np.asarray(d), axis, 0).reshape(side.n, -1)
-            differs |= (rows != rows[:1]).any(1)
-    return int(differs.argmax()) or side.n - 1
-
-
-def moved(leaves: list[jax.Array], share: float, seed: int = 0) -> list[jax.Array]:
-    """Parameters a little away: at the given ones, a head of zeros may hide what happens below."""
-    rng = np.random.default_rng(seed)
-
-    def step(w: jax.Array) -> jax.Array:
-        size = float(np.sqrt(np.mean(np.square(np.asarray(w, np.float64))))) if w.size else 0.0
-        size = size if 0 < size < np.inf else 1.0
-        steps = share * size * rng.standard_normal(w.shape)
-        if w.weak_type:  # a Python number, whose dtype is that of what it meets
-            return w + (float(steps.flat[0]) if w.size else 0.0)
-        return w + jnp.asarray(steps, w.dtype)
-
-    return list(map(step, leaves))
-
-
-def is_close(a: jax.Array, b: jax.Array, eps: float) -> bool:
-    """Equal up to rounding: to the root of the precision, relative to the largest entry.
-
-    `eps`: of the shortest floating-point numbers on the way.
-    """
-    if not is_concrete((a, b)) or not a.size:
-        return True
-    a64, b64 = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    finite = np.isfinite(a64) & np.isfinite(b64)
-    scale = np.max(np.abs(a64), where=finite, initial=0.0)
-    floating = jnp.issubdtype(a.dtype, jnp.floating)
-    tolerance = eps**0.5 * scale if floating else 0.0
-    with np.errstate(invalid="ignore"):
-        differs = np.abs(a64 - b64) > tolerance
-    return not np.any(differs & finite) and bool(np.all(np.isfinite(a64) == np.isfinite(b64)))

@@ -112,6 +112,11 @@ def is_concrete(tree: Any) -> bool:
         return False
 
 
+def has_values(tree: Any) -> bool:
+    """Whether arrays have values, and what is made of them would: not so within a trace."""
+    return is_concrete(tree) and is_concrete(jnp.zeros(()))
+
+
 def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
     """`tree` as what is static of it, hashable if its other leaves are, and its arrays."""
     return _split(tree, is_array)

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import Any
 
 import jax
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, at the line of the user's that called."""
+    warnings.warn(message, category, stacklevel=user_stacklevel())
+
+
+def warn_first(warned: set[Any], key: str, message: str) -> None:
+    """Warn, unless `key` was warned of."""
+    if key not in warned:
+        warned.add(key)
+        warn(message)
 
 
 def user_stacklevel() -> int:

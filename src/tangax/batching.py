@@ -23,10 +23,10 @@ from ._halves import ANY, Call, Halves, pair_of
 from ._inputs import warn_of_pairs
 from ._kernel_fns import KernelFn, NngpFn, NtkFn
 from ._memory import budget, free, host_free
-from ._meshes import gathered
+from ._meshes import gathered, shapes_gathered
+from ._mixing import check_examples_are_independent
 from ._place import locked, resolved
 from ._settings import default_promotion
-from ._sides import check_examples_are_independent
 from ._tiles import Array, InMemory, arrays_of
 from ._trees import floats_as_arrays, split_arrays
 from .store import OnDisk, created, opened, progress_of, recipe_of, recipe_there
@@ -215,7 +215,8 @@ class Batched:
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> BlockPlan:
         """What `run` will do; where there is a store already, in the blocks of that."""
-        return of_floats(partial(self._planned, names), x1, x2, params, kwargs)
+        arguments = shapes_gathered((x1, x2, params, kwargs))
+        return of_floats(partial(self._planned, names), *arguments)
 
     def _planned(
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
@@ -236,6 +237,7 @@ class Batched:
             tqdm_class()
         check_values(x1, x2, params, kwargs)
         warn_of_pairs(self._warned, x2, kwargs)
+        x1, x2, params, kwargs = gathered((x1, x2, params, kwargs))
         params = jax.tree.map(lambda w: jnp.asarray(w) if isinstance(w, np.ndarray) else w, params)
         return of_floats(partial(self._run, names), x1, x2, params, kwargs)
 
@@ -381,7 +383,7 @@ def check(call: Call) -> bool:
     for side in call.sides[: 2 - call.same]:
         if side.n < 2:
             continue
-        x, kwargs = gathered(side.block(0, min(side.n, CHECKED)))
+        x, kwargs = side.block(0, min(side.n, CHECKED))
         if "ntk" in call.names:
             fn._check(fn._pair("factors", x, None, call.params, kwargs), MIXED)
         else:

@@ -8,15 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .core import Equation, Jaxpr, bind, called, name, replayed, scan, subjaxprs, unwrap
+from .core import Equation, Jaxpr, bind, called, holds, name, replayed, scan, subjaxprs, unwrap
 
 
 def convolves(jaxpr: Jaxpr) -> bool:
     """Whether a convolution is anywhere in a jaxpr."""
-    return any(
-        name(eqn) == "conv_general_dilated" or any(convolves(unwrap(b)) for b in subjaxprs(eqn))
-        for eqn in jaxpr.equations
-    )
+    return holds(jaxpr, lambda eqn: name(eqn) == "conv_general_dilated")
 
 
 def channels_last(f: Callable[..., Any]) -> Callable[..., Any]:

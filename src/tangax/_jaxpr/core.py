@@ -166,6 +166,14 @@ def subjaxprs(eqn: Equation) -> list[Any]:
     return among(eqn.params)
 
 
+def holds(jaxpr: Jaxpr, test: Callable[[Equation], bool]) -> bool:
+    """Whether an equation of a jaxpr, or of one within it, passes a test."""
+    return any(
+        test(eqn) or any(holds(unwrap(body), test) for body in subjaxprs(eqn))
+        for eqn in jaxpr.equations
+    )
+
+
 def is_jaxpr(value: Any) -> bool:
     """Whether a value is a closed or an open jaxpr."""
     return hasattr(getattr(value, "jaxpr", value), "eqns")

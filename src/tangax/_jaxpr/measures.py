@@ -10,9 +10,9 @@ from .._memory import nbytes
 from .core import (
     Equation,
     Jaxpr,
-    Variable,
     affected,
     called,
+    holds,
     is_differentiable,
     is_literal,
     name,
@@ -70,17 +70,15 @@ def epsilon(jaxpr: Jaxpr, parameters: int | None = None) -> float:
     dtypes = [v.aval.dtype for v in (*jaxpr.invars[:parameters], *jaxpr.outvars)]
     nested = []
     for eqn in jaxpr.equations:
-        if parameters is not None and not any(v in reached for v in _variables(eqn)):
+        if parameters is not None and not any(
+            v in reached for v in eqn.invars if not is_literal(v)
+        ):
             continue
         reached |= set(affected(eqn))
         dtypes += [v.aval.dtype for v in eqn.outvars]
         nested += [epsilon(unwrap(b)) for b in subjaxprs(eqn)]
     found = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
     return max([*found, *nested], default=0.0)
-
-
-def _variables(eqn: Equation) -> list[Variable]:
-    return [v for v in eqn.invars if not is_literal(v)]
 
 
 def widest(jaxpr: Jaxpr) -> int:
@@ -108,15 +106,9 @@ def largest(eqn: Equation) -> int:
 
 def is_reverse_only(jaxpr: Jaxpr) -> bool:
     """Whether a traced `jvp` has met a `custom_vjp`: it leaves an equation that cannot run."""
-    return any(
-        name(eqn) == "custom_lin" or any(is_reverse_only(unwrap(b)) for b in subjaxprs(eqn))
-        for eqn in jaxpr.equations
-    )
+    return holds(jaxpr, lambda eqn: name(eqn) == "custom_lin")
 
 
 def keeps_a_rule(jaxpr: Jaxpr) -> bool:
     """Whether there is a `custom_vjp` in it."""
-    return any(
-        name(eqn).startswith("custom_vjp") or any(keeps_a_rule(unwrap(b)) for b in subjaxprs(eqn))
-        for eqn in jaxpr.equations
-    )
+    return holds(jaxpr, lambda eqn: name(eqn).startswith("custom_vjp"))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._compiled import Compiled
 from .._get import AnalyticKernel, canonical_get, is_get, kernel_tuple
-from .._inputs import is_pair
+from .._inputs import is_pair, second_inputs
 from .._kernel import full_precision
 from .._sides import are_equal
 from .._trees import describe, is_concrete, named_leaves
@@ -90,7 +90,8 @@ class KernelFn:
         """
         names = names_of(get)
         check_keywords(kwargs)
-        x2 = x2 if jax.tree.leaves(x2) else x1
+        x2 = second_inputs(x1, x2)
+        x2 = x1 if x2 is None else x2
         check_arrays("x1", x1)
         check_arrays("x2", x2)
         given = kwargs.get("pattern")
