@@ -20,7 +20,7 @@ import numpy as np
 from . import _jaxpr, _sites
 from ._factors import Factor, Materialised, product
 from ._linear import Linear, linearise, on_cotangents, trace_side
-from ._mixing import checking, elsewhere, few, is_close, nearby, row
+from ._mixing import checking, elsewhere, few, is_close, nearby, row, size_of
 from ._sides import Pair, Side
 from ._sites import Found
 from ._structured import in_leaf
@@ -29,7 +29,7 @@ from ._warnings import warn
 
 # Derivatives differ if by more than so many square roots of the precision.
 TOLERANCE = 4
-# And from rounding parameters otherwise by more than so many times what that changes.
+# And by more than so many times what rounding parameters and `v` otherwise changes.
 NOISE = 32
 # What is compiled runs two to four times, on two examples: compiling is all that there is to save.
 QUICK = {"cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}}
@@ -62,29 +62,31 @@ def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
         together = here.batch(leaves, data)
         if not isinstance(source, Linear):
             return Compared(together, source.outputs, [], [])
-        parts, expected = by_factors(source, v), by_vjp(here, leaves, v)
-        pairs = list(map(distance, parts, expected))
-        return Compared(together, source.outputs, pairs, expected)
+        return Compared(together, source.outputs, by_factors(source, v), by_vjp(here, leaves, v))
 
     compiled = jax.jit(compare, compiler_options=QUICK.get(jax.default_backend(), {}))
     consts = {n: jaxpr.consts for n, jaxpr in closed.items()}
     scales = [1.0] * len(side.outputs)
 
-    def at(leaves: list[jax.Array], seed: int = 0) -> Compared:
-        v = vectors(side, seed, scales)
+    def at(leaves: list[jax.Array], v: list[jax.Array]) -> Compared:
         return jax.block_until_ready(compiled(consts, leaves, side.data, v))
+
+    def both(values: list[jax.Array]) -> Compared:
+        return at(values[: len(given)], values[len(given) :])
 
     worst: Any = np.nan
     with checking():
-        for leaves, found in nearby(given, at):
+        for leaves, found in nearby(given, lambda leaves: at(leaves, vectors(side, 0, scales))):
             for name, a, b in zip(pair.names, found.together, found.apart, strict=True):
                 if side.n is not None and not is_close(a, b, eps):
                     raise ValueError(mixed.format(name))
             apart = found.over(eps)
             if (apart > 1).any():
-                rounded = [each for s in (2, 3, 4) for each in elsewhere(leaves, at, eps, s)]
+                values = [*leaves, *vectors(side, 0, scales)]
+                rounded = [each for s in (2, 3, 4) for each in elsewhere(values, both, 4 * eps, s)]
                 apart = found.over(eps, [other.expected for _, other in rounded])
-                for _, other in elsewhere(leaves, partial(at, seed=1), 1e-3, seed=1):
+                v = vectors(side, 1, scales)
+                for _, other in elsewhere(leaves, partial(at, v=v), 1e-3, seed=1):
                     apart = np.fmin(apart, other.over(eps))
             worst = np.fmax(worst, apart)
             scales[:] = [scale_of(y) for y in found.together]
@@ -97,25 +99,26 @@ class Compared:
     """What is compared at some parameters and `v`.
 
     Outputs of `f` for the examples together and apart, which the engine has evaluated. For each
-    leaf `distance`, and `v^T J` as it should be.
+    leaf `v^T J` by each of its factors, and as it should be.
     """
 
     together: list[jax.Array]
     apart: list[jax.Array]
-    distances: list[tuple[jax.Array, jax.Array]]
+    parts: list[list[jax.Array]]
     expected: list[jax.Array]
 
     def over(self, eps: float, noise: Sequence[list[jax.Array]] = ()) -> np.ndarray:
         """By leaf the difference over a bound: of the leaf's own entries, or of all leaves'.
 
-        `noise`: what is expected where the parameters are rounded otherwise. A derivative that is
-        zero but for rounding, or ill-conditioned, is not known better than these agree.
+        `noise`: what is expected where parameters and `v` are rounded otherwise. A derivative that
+        is zero but for rounding, or ill-conditioned, is not known better than these agree.
         """
-        apart, largest = np.reshape(np.array(self.distances, np.float64), (-1, 2)).T
+        pairs = zip(self.parts, self.expected, strict=True)
+        apart, largest = np.reshape([distance(*pair) for pair in pairs], (-1, 2)).T
         bound = TOLERANCE * eps**0.5 * (largest + eps**0.5 * np.nanmax(largest, initial=0))
         for other in noise:
             pairs = zip(self.expected, other, strict=True)
-            bound += NOISE * np.array([float(distance([b[None]], a)[0]) for a, b in pairs])
+            bound += NOISE * np.array([distance([b], a)[0] for a, b in pairs])
         return np.divide(apart, bound, out=np.zeros(len(apart)), where=apart != 0)
 
 
@@ -123,8 +126,10 @@ def hoisted(side: Side, leaves: list[jax.Array]) -> dict[int | None, _jaxpr.Jaxp
     """`f` of as many examples as there are and of one, as jaxprs: what it closes over is told."""
     if side.n is None:
         return {None: _jaxpr.trace(side.batch, leaves, side.data)}
-    data = {1: row(side, 0), side.n: side.data}
-    return {n: _jaxpr.trace(side.batch, leaves, some) for n, some in data.items()}
+    one = jax.eval_shape(lambda: row(side, 0))
+    return {
+        n: _jaxpr.trace(side.batch, leaves, data) for n, data in ((1, one), (side.n, side.data))
+    }
 
 
 def replay(
@@ -142,7 +147,7 @@ def replay(
 
 def scale_of(y: jax.Array) -> float:
     """One over the size of an output, so that none hides behind another."""
-    size = float(jnp.sqrt(jnp.mean(jnp.square(y.astype(float))))) if y.size else 0.0
+    size = size_of(y)
     return 1 / size if 0 < size < np.inf else 1.0
 
 
@@ -167,10 +172,10 @@ def vectors(side: Side, seed: int, scales: Sequence[float]) -> list[jax.Array]:
 
 
 def by_factors(source: Linear, v: list[jax.Array]) -> list[list[jax.Array]]:
-    """`v_n^T J_n`, `[n, p]`, for each leaf and each of its factors."""
+    """`v^T J`, `[p]`, for each leaf and each of its factors."""
     own = jnp.arange(v[0].shape[0])  # of every example the row of its own v
     by_leaf = on_cotangents(lambda G: G[own, own][:, None], source.taken(v))
-    return [[as_kept(f) for f in leaf] for leaf in by_leaf]
+    return [[as_kept(f).sum(0) for f in leaf] for leaf in by_leaf]
 
 
 def as_kept(factor: Factor) -> jax.Array:
@@ -187,7 +192,7 @@ def as_kept(factor: Factor) -> jax.Array:
 
 
 def by_vjp(side: Side, leaves: list[jax.Array], v: list[jax.Array]) -> list[jax.Array]:
-    """`v^T J` of `f` itself, of one example after the other."""
+    """`v^T J` of `f` itself, of each example apart."""
 
     def one(data: list[jax.Array], *v: jax.Array) -> list[jax.Array]:
         (found,) = jax.vjp(lambda w: side.example(w, data), leaves)[1](list(v))
@@ -195,26 +200,30 @@ def by_vjp(side: Side, leaves: list[jax.Array], v: list[jax.Array]) -> list[jax.
 
     if side.n is None:
         return one(side.data, *(a[0] for a in v))
-    rows = replace(side, in_sequence=True).map(one, *v)
-    return [J.sum(0) for J in rows]
+    return [J.sum(0) for J in side.map(one, *v)]
 
 
-def distance(parts: list[jax.Array], expected: jax.Array) -> tuple[jax.Array, jax.Array]:
+def distance(parts: list[jax.Array], expected: jax.Array) -> tuple[float, float]:
     """The largest difference of `v^T J` from what is expected, and the largest entry of both.
 
     Where what is expected is finite; both are `nan` where none is. Factors of one leaf must not
-    overlap: their products are left out.
+    overlap: their products are left out. In NumPy: to compile it takes as long as a backward pass.
     """
-    wide = kernel_dtype(expected, *parts)
-    zero = jnp.zeros((1, expected.size), wide)
-    rows = jnp.stack([zero.sum(0), *(J.astype(wide).sum(0) for J in parts)])
-    a, b = rows.sum(0), expected.astype(wide)
-    finite = jnp.isfinite(b)
-    overlap = jnp.abs(rows).sum(0) - jnp.abs(rows).max(0)
-    apart = jnp.where(jnp.isfinite(a), jnp.abs(a - b) + overlap, jnp.inf)
-    largest = jnp.maximum(jnp.where(jnp.isfinite(a), jnp.abs(a), 0), jnp.abs(b))
-    known = jnp.where(finite.any() | (expected.size == 0), 0, jnp.nan)
-    return tuple(jnp.where(finite, x, 0).max(initial=0) + known for x in (apart, largest))  # pyright: ignore[reportReturnType]
+    dtype = kernel_dtype(expected, *parts)
+    b, *rows = (np.asarray(a, dtype) for a in (expected, *parts))
+    finite = np.isfinite(b)
+    if not b.size or not finite.any():
+        return (np.nan, np.nan) if b.size else (0.0, 0.0)
+    if not finite.all():
+        b, *rows = (a[finite] for a in (b, *rows))
+    with np.errstate(invalid="ignore", over="ignore"):
+        a = sum(rows[1:], rows[0]) if rows else np.zeros_like(b)
+        apart = np.abs(a - b)
+        if len(rows) > 1:
+            apart += sum(map(np.abs, rows)) - np.max(np.abs(rows), 0)
+    known = np.isfinite(a)
+    largest = max(np.abs(b).max(), np.abs(a).max(where=known, initial=0))
+    return float(apart.max() if known.all() else np.inf), float(largest)
 
 
 # What is said of a leaf that differs

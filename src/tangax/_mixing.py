@@ -152,14 +152,19 @@ def moved(leaves: list[jax.Array], share: float, seed: int) -> list[jax.Array]:
     rng = np.random.default_rng(seed)
 
     def step(w: jax.Array) -> jax.Array:
-        size = float(np.sqrt(np.mean(np.square(np.asarray(w, np.float64))))) if w.size else 0.0
+        size = size_of(w)
         size = size if 0 < size < np.inf else 1.0
-        steps = share * size * rng.standard_normal(w.shape)
+        steps = share * size * rng.standard_normal(w.shape, np.float32)
         if w.weak_type:  # a Python number, whose dtype is that of what it meets
             return w + (float(steps.flat[0]) if w.size else 0.0)
-        return w + jnp.asarray(steps, w.dtype)
+        return jnp.asarray(np.asarray(w, np.float64) + steps, w.dtype)
 
     return list(map(step, leaves))
+
+
+def size_of(a: jax.Array) -> float:
+    """The root of the mean square of an array."""
+    return float(np.sqrt(np.mean(np.square(np.asarray(a, np.float64))))) if a.size else 0.0
 
 
 def is_close(a: jax.Array, b: jax.Array, eps: float) -> bool:
