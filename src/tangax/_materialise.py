@@ -110,7 +110,7 @@ def jacobian(factor: Factor, other: Factor, j: Block, start: Any) -> jax.Array:
     if normal:
         factor = of_units(factor, j, start)
         if not isinstance(factor.A, OneHot):
-            return built(factor)
+            return by_output(factor) if repeats(factor, other) else built(factor)
     n, *counts = factor.G.shape[:4]
     G = factor.G.reshape(n, math.prod(counts), *factor.G.shape[4:])
     J = jax.vmap(product if normal else in_leaf)(replace(factor, G=G))
@@ -131,6 +131,31 @@ def built(factor: Factored) -> jax.Array:
         made = jax.lax.dot_general(factor.A, factor.G, dims, preferred_element_type=dtype)
         made = jnp.transpose(made, (0, 3, 4, 5, 1, 6, 2))
     return made.reshape(*made.shape[:4], math.prod(made.shape[4:]))
+
+
+def repeats(factor: Factored, other: Factor) -> bool:
+    """Whether `A` is repeated for every output: less than to transpose the `G` of several.
+
+    On JAX 0.10 that takes long, since XLA does it within the operations that make `G`. Both sides
+    of a pair do the same, and the result is no smaller than what is repeated.
+    """
+    if not isinstance(other, Factored) or isinstance(other.A, OneHot):
+        return False
+    several = all(math.prod(f.G.shape[1:4]) > 1 for f in (factor, other))
+    positions = max(factor.A.shape[1], other.A.shape[1])
+    return several and positions <= factor.A.shape[3] <= factor.G.shape[6]
+
+
+def by_output(factor: Factored) -> jax.Array:
+    """`[n, d, r, o, (k, i, j)]`: a matrix product for each output."""
+    n, d, r, o, *_ = factor.G.shape
+    assert not isinstance(factor.A, OneHot)
+    dtype = jnp.promote_types(factor.G.dtype, jnp.float32)
+    A = jnp.broadcast_to(factor.A[:, None], (n, d * r * o, *factor.A.shape[1:]))
+    G = factor.G.reshape(n, d * r * o, *factor.G.shape[4:])
+    dims = (((2,), (2,)), ((0, 1, 3), (0, 1, 3)))
+    made = jax.lax.dot_general(A, G, dims, preferred_element_type=dtype)
+    return made.reshape(n, d, r, o, math.prod(made.shape[2:]))
 
 
 def of_units(factor: Factored, j: Block, start: Any) -> Factored:
