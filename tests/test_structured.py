@@ -15,10 +15,10 @@ import pytest
 from test_empirical import assert_equal, uniform
 
 import tangax as nt
-from tangax import _contract, _planner
+from tangax import _contract, _materialise, _planner
 from tangax._axes import KernelAxes
 from tangax._factors import Factored, Layout, Materialised, OneHot, product
-from tangax._frame import Frame
+from tangax._frame import Block, Frame
 from tangax._memory import budget
 
 # --- plans ----------------------------------------------------------------------------------------
@@ -224,6 +224,19 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
                     _contract.contract([pair], place, [term], zero, in_turn=groups == 1)
                 )
                 np.testing.assert_allclose(kernel, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_A_is_repeated_for_several_outputs_where_it_is_smaller():
+    """So the test before takes both ways: pieces of `j` are shorter than `i`, or not."""
+    several, single = (
+        [_contract.unfolded(random_factors(0, False, n, 4, o), (1, 1, o)) for n in (3, 2)]
+        for o in (2, 1)
+    )
+    assert _materialise.repeats(*several)
+    assert not _materialise.repeats(_materialise.of_units(several[0], Block(5, 2), 0), several[1])
+    assert not _materialise.repeats(*single)
+    assert not _materialise.repeats(several[0], single[1])
+    assert not _materialise.repeats(single[1], several[0])
 
 
 def test_factors_of_different_layouts_meet_in_the_leaf():
