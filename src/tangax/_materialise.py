@@ -109,8 +109,10 @@ def jacobian(factor: Factor, other: Factor, j: Block, start: Any) -> jax.Array:
     normal = alike(factor, other)
     if normal:
         factor = of_units(factor, j, start)
+        if repeats(factor, other):
+            return by_output(factor)
         if not isinstance(factor.A, OneHot):
-            return by_output(factor) if repeats(factor, other) else built(factor)
+            return built(factor)
     n, *counts = factor.G.shape[:4]
     G = factor.G.reshape(n, math.prod(counts), *factor.G.shape[4:])
     J = jax.vmap(product if normal else in_leaf)(replace(factor, G=G))
@@ -139,7 +141,9 @@ def repeats(factor: Factored, other: Factor) -> bool:
     On JAX 0.10 that takes long, since XLA does it within the operations that make `G`. Both sides
     of a pair do the same, and the result is no smaller than what is repeated.
     """
-    if not isinstance(other, Factored) or isinstance(other.A, OneHot):
+    if not isinstance(other, Factored):
+        return False
+    if isinstance(factor.A, OneHot) or isinstance(other.A, OneHot):
         return False
     several = all(math.prod(f.G.shape[1:4]) > 1 for f in (factor, other))
     positions = max(factor.A.shape[1], other.A.shape[1])
