@@ -376,7 +376,9 @@ def written(b, number):
     return step
 
 
-NEWER = (complex_data, rule, literal, far_ids, short_data, collective, written)
+NEWER = (complex_data, rule, literal, far_ids, short_data, collective)
+if jax.__version_info__ >= (0, 12):  # JAX 0.10 makes no `Ref` of what is mapped over a later axis
+    NEWER += (written,)
 PLAIN = (dense, conv, elementwise, gain, shift, reshape, cut, join, join_weights, reduce, gather)
 STEPS = (*PLAIN, layers, recurrent, residual, wrapped, *NEWER)
 NAMES = {step.__name__: step for step in STEPS}

@@ -534,3 +534,41 @@ def test_the_check_is_made_once_where_values_cannot_be_hashed(monkeypatch):
     for _ in range(3):
         ntk_fn(X[:, :4], None, uniform(0, 4, 2), s=Scale(2.0))
     assert len(calls) == 1
+
+
+def test_what_vmap_refuses_is_checked_in_turn(broken):
+    """By one lookup of groups that says how many rows there are."""
+
+    def f(p, x):
+        return jnp.tanh(lax.ragged_dot(x, p, jnp.array([x.shape[0], 0])))
+
+    params, x = uniform(1, 2, 4, 5), X[:, :4]
+    found = nt.empirical_ntk_fn(f, (), vmap_axes=0).check(x, params)
+    assert all(number < 1 for number in found.values())
+    expected = oracles.naive_ntk(lambda p, x: jnp.tanh(x @ p[0]), params, x)
+    assert_equal(nt.empirical_ntk_fn(f, (), vmap_axes=0)(x, None, params), expected)
+
+
+@pytest.mark.parametrize("place", ["w", "v", "x"])
+@pytest.mark.parametrize("activation", [jnp.asarray, jax.nn.relu, jnp.tanh])
+def test_infinities_are_no_difference(place, activation):
+    """Nor are lengths whose squares overflow."""
+    params, x = {"w": uniform(1, 6, 5), "v": uniform(2, 5, 3)}, uniform(3, 4, 6)
+    for value in (jnp.inf, 1e200):
+        if place == "x":
+            x = x.at[1, 0].set(value)
+        else:
+            params[place] = params[place].at[0, 0].set(value)
+        ntk_fn = nt.empirical_ntk_fn(lambda p, x: activation(x @ p["w"]) @ p["v"], vmap_axes=0)
+        found = ntk_fn.check(x, params)
+        assert not any(number > 1 for number in found.values())
+
+
+def test_outputs_that_are_rounding_are_not_mixed():
+    def f(w, x):
+        h = jnp.ones((x.shape[0], 5), x.dtype) * 1.3 * w[0, 0] + 0 * x[:, :1]
+        return (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-12) @ w
+
+    for seed in (4, 5, 8):  # of 12 these were said to mix examples on JAX 0.12
+        w = np.random.default_rng(seed).standard_normal((5, 3)).astype("float32")
+        nt.empirical_ntk_fn(f, vmap_axes=0).check(X[:, :4].astype("float32"), w)

@@ -6,6 +6,8 @@ import functools
 from collections import namedtuple
 from typing import Any
 
+from ._trees import describe
+
 EmpiricalKernel = namedtuple("EmpiricalKernel", ["nngp", "ntk"])
 """Both kernels, as `empirical_kernel_fn` returns them."""
 
@@ -24,7 +26,10 @@ def canonical_get(get: Any) -> tuple[str, ...]:
     names = ("nngp", "ntk") if get is None else (get,) if isinstance(get, str) else get
     lower = tuple(name.lower() for name in names) if is_get(names) else ()
     if not lower or len(set(lower)) < len(lower) or not set(lower) <= {"nngp", "ntk"}:
-        msg = f"get must be 'nngp', 'ntk', a tuple of them each once, or None (both); got {get!r}."
+        shown = repr(get) if is_get(get) else describe(get)
+        msg = f"get must be 'nngp', 'ntk', a tuple of them each once, or None (both); got {shown}."
+        if not is_get(get):
+            msg += " The arguments are x1, x2, get, params."
         raise ValueError(msg)
     return lower
 
