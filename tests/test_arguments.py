@@ -403,6 +403,8 @@ def test_parameters_in_place_of_get_may_be_any_tree():
 def test_bad_get(get):
     with pytest.raises(ValueError, match="'nngp', 'ntk'"):
         nt.empirical_kernel_fn(mlp)(X1, X2, get, PARAMS)
+    with pytest.raises(ValueError, match=r"got list. The arguments are x1, x2, get, params\."):
+        nt.empirical_kernel_fn(mlp)(X1, X2, [PARAMS], "ntk")
 
 
 def test_params_are_missing():
