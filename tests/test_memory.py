@@ -1,6 +1,7 @@
 """What a plan says a call holds against what the compiler allots, and blocks where it is much."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from test_empirical import assert_equal
 
 import tangax as nt
-from tangax import _linear
+from tangax import _tuning
 
 
 def normal(seed, *shape, dtype=None):
@@ -179,7 +180,7 @@ def test_outputs_pulled_back_some_at_a_time_change_nothing(monkeypatch, trace, d
         for f in (lambda p, x: both(p, x)[0], lambda p, x: both(p, x)[1])
     ]
     widest = 4 * 7 * 8  # bytes of the largest array of a backward pass: the first output
-    monkeypatch.setitem(_linear.PULLED, "cpu", 3 * widest)
+    monkeypatch.setattr(_tuning, "CPU", replace(_tuning.CPU, pulled=3 * widest))
     ntk_fn = nt.empirical_ntk_fn(both, trace, diagonal, vmap_axes=0, memory="1GiB")
     assert_equal(list(ntk_fn(x1, x2, params)), expected)
     halves = [None if x is None else ntk_fn.factors(x, params) for x in (x1, x2)]

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -31,7 +32,7 @@ from stax_cases import (
 )
 
 import tangax as nt
-from tangax import stax
+from tangax import _tuning, stax
 from tangax.stax import _blocked
 
 REFERENCE = np.load(Path(__file__).parent / "stax_reference.npz")
@@ -269,7 +270,7 @@ def test_blocks_of_examples_do_not_matter(monkeypatch, last):
     x1, x2 = drawn(7, 3, 4, 2), drawn(5, 3, 4, 2, seed=1)
     whole, whole_same = net.kernel_fn(x1, x2), net.kernel_fn(x1)
     each = 12 if last.kernel_fn.name == "Flatten" else 144
-    monkeypatch.setattr(_blocked, "BLOCK", {"cpu": 8 * each * 6})
+    monkeypatch.setattr(_tuning, "CPU", replace(_tuning.CPU, pairs=8 * each * 6))
     original, grids = _blocked.assembled, []
     monkeypatch.setattr(
         _blocked, "assembled", lambda *args: (grids.append(args[2]), original(*args))[1]
@@ -289,7 +290,7 @@ def test_blocks_of_examples_do_not_matter(monkeypatch, last):
 def test_blocks_below_the_diagonal_are_left_out(monkeypatch):
     lengths = []
     original = lax.map
-    monkeypatch.setattr(_blocked, "BLOCK", {"cpu": 8 * 4})
+    monkeypatch.setattr(_tuning, "CPU", replace(_tuning.CPU, pairs=8 * 4))
     monkeypatch.setattr(
         jax.lax, "map", lambda f, xs, **kw: (lengths.append(len(xs)), original(f, xs, **kw))[1]
     )
@@ -306,7 +307,7 @@ def test_patterns_go_with_their_blocks(monkeypatch):
     pattern = case.patterns(5, 0), case.patterns(4, 1)
     whole = case.build(stax).kernel_fn(x1, x2, "ntk", pattern=pattern)
     itself = case.build(stax).kernel_fn(x1, None, "ntk", pattern=pattern[0])
-    monkeypatch.setattr(_blocked, "BLOCK", {"cpu": 8 * 48**2 * 4})
+    monkeypatch.setattr(_tuning, "CPU", replace(_tuning.CPU, pairs=8 * 48**2 * 4))
     kernel_fn = case.build(stax).kernel_fn
     np.testing.assert_allclose(kernel_fn(x1, x2, "ntk", pattern=pattern), whole, rtol=1e-10)
     found = kernel_fn(x1, None, "ntk", pattern=pattern[0])

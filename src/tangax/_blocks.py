@@ -19,17 +19,11 @@ from ._halves import Call, Halves, InExamples, InFactors, InOutputs
 from ._memory import in_bytes, nbytes
 from ._plan import short
 from ._sides import check_same_outputs
+from ._tuning import tuning
 
 # The share of what is free that a run may take. Of its budget what compiling takes, measured with
 # small networks, and of the remainder what is planned with: allocators hold more than they give.
 SHARE, RESERVE, PLANNED = 0.5, 2**28, 0.85
-# Examples of a block: enough for good matrix products, few enough that half of a kernel is half.
-BLOCK = {"cpu": 128}
-LARGE_BLOCK = 1024
-# Bytes that evaluating some of them at a time takes, whatever the budget, if that fits: budgets are
-# not to change the bits of a kernel.
-CHUNK = {"cpu": 2**26}
-LARGE_CHUNK = 2**31
 
 
 @dataclass(frozen=True)
@@ -265,14 +259,13 @@ def sizes_of(
     if recipe is not None:
         return [(recipe.block, recipe.chunk)]
     longest = max(1, *(side.n for side in call.sides))
-    platform = jax.default_backend()
-    blocks = halvings(even(longest, BLOCK.get(platform, LARGE_BLOCK)).size)
+    blocks = halvings(even(longest, tuning().block).size)
     if batch_size is not None:
         blocks = [min(batch_size, longest)]
     if halves.kind == "examples":  # a tile is one call
         return [(block, block) for block in blocks]
     evaluation = max(1, *(e.evaluation for e in halves.examples))
-    chunk = max(1, CHUNK.get(platform, LARGE_CHUNK) // evaluation)
+    chunk = max(1, tuning().chunk // evaluation)
     if batch_size is not None:
         return [(blocks[0], c) for c in halvings(min(blocks[0], chunk))]
     chunk = max(1, min(chunk, room // 4 // evaluation))

@@ -25,12 +25,11 @@ from ._sides import Pair, Side
 from ._sites import Found
 from ._structured import in_leaf
 from ._trees import kernel_dtype
+from ._tuning import tuning
 from ._warnings import warn
 
 # Derivatives differ if by more than so many square roots of the precision.
 TOLERANCE = 4
-# What is compiled runs two to four times, on two examples: compiling is all that there is to save.
-QUICK = {"cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}}
 
 
 def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
@@ -63,7 +62,7 @@ def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
         expected = by_vjp(replace(here, in_sequence=source.in_sequence), leaves, v)
         return Compared(together, source.outputs, by_factors(source, v), expected)
 
-    compiled = jax.jit(compare, compiler_options=QUICK.get(jax.default_backend(), {}))
+    compiled = jax.jit(compare, compiler_options=tuning().quick)
     consts = {n: jaxpr.consts for n, jaxpr in closed.items()}
     scales = [1.0] * len(side.outputs)
 

@@ -26,16 +26,11 @@ from ._meshes import shape_like, varying, varying_axes
 from ._outputs import Load
 from ._sides import Pair, Side
 from ._trees import kernel_dtype
+from ._tuning import tuning
 
 logger = logging.getLogger("tangax")
 
 ByLeaf = list[list[Factor]]
-
-# Bytes of the largest array of the backward passes that are taken at once. On two cores with 32 MiB
-# of cache, 400 traced outputs of a Transformer with half a MiB each took 3.1 s of CPU time one by
-# one, 2.6 s in blocks of 6 MiB, 3.1 of 12, 5.2 of 25, 8.6 of 50 and 130 of 200 MiB on JAX 0.10.2;
-# 2.5, 2.3, 2.2, 2.6, 3.0 and 4.3 s on 0.12. With fewer than 16 MiB other networks are slower.
-PULLED = {"cpu": 2**24}
 
 
 @dataclass(frozen=True)
@@ -212,11 +207,15 @@ class Linear:
 
     @property
     def chunk(self) -> int:
-        """How many outputs are pulled back at a time. Convolutions are slower in a loop."""
-        most = PULLED.get(jax.default_backend())
-        if most is None or _jaxpr.convolves(self.program.jaxpr):
+        """How many outputs are pulled back at a time."""
+        if self.slow_in_loops:
             return sys.maxsize
-        return max(1, most // max(1, self.widest))
+        return max(1, tuning().pulled // max(1, self.widest))
+
+    @property
+    def slow_in_loops(self) -> bool:
+        """Whether there are convolutions, and they are slower so, and with channels in front."""
+        return not tuning().any_convolution and _jaxpr.convolves(self.program.jaxpr)
 
     def held(self) -> Linear:
         """The same, with the factors that do not depend on the outputs computed once."""
@@ -262,7 +261,7 @@ class Linear:
             return _run.collected(self.program, len(self.leaves), G, records)
 
         every = _modes.in_turn(pull) if self.in_sequence else jax.vmap(pull)
-        if jax.default_backend() == "cpu" and _jaxpr.convolves(self.program.jaxpr):
+        if self.slow_in_loops:
             every = _jaxpr.channels_last(every)
         G, whole = every(cotangents)
         found: ByLeaf

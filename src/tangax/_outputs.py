@@ -14,11 +14,8 @@ import jax
 
 from ._factors import Factor, cotangent, with_cotangent
 from ._frame import Block, Frame, even
-from ._planner import CACHE, MOVE, STEP, Cost, plan_pair
-
-# What a plan is said to hold is a bound. Fresh pages are 0.3 to 0.9 of it, with fourteen networks
-# on two cores.
-FRESH = 0.6
+from ._planner import Cost, plan_pair
+from ._tuning import FRESH, MOVE, STEP, tuning
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def plan_output(
 
     every = d * r * sides
     plans = [fitting(min(every, room // max(1, loads[0].kept, loads[1].kept)))]
-    if jax.default_backend() in CACHE and loads[0].steps:  # unless they are factors that are there
+    if tuning().small_blocks and loads[0].steps:  # unless they are factors that are there
         most, chunk = plans[0].outputs(1, 1), min(load.chunk for load in loads)
         smaller = {max(sides, some) for some in (most // 4, most // 16, chunk * (2 - same))}
         plans += [fitting(some) for some in sorted(smaller, reverse=True) if some < most]

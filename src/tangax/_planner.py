@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 import opt_einsum
 
 from ._contract import ORDERS, Term, tile_count
@@ -26,21 +25,7 @@ from ._factors import (
     units,
 )
 from ._frame import Block, D, Frame, I, J, K, M, N, O, P, Q, R, S, T, even
-
-# What moving one entry through memory costs, in multiply-adds of a matrix product, and a step.
-MOVE, STEP = 100, 10**6
-# A step of a loop over groups should have as many multiply-adds.
-WORTH = 10**8
-# Entries that stay in a processor's cache, or fill an accelerator.
-CACHE = {"cpu": 2**20}
-FILL = 2**26
-# Rows of a strip of a symmetric kernel, of which there are up to four. On a CPU at least two, which
-# took 0.95 of the time of one for 32 to 96 rows and for 256, but not for 128 to 192 (0.97 to 1.06).
-# Of fewer there is little to save, and XLA may compute what it fuses into them once for each strip:
-# JAX 0.10.2 took 1.34 times as long for 4 traced rows of a Transformer.
-ROWS = 256
-STRIPS = {"cpu": 2}
-WHOLE = (*range(32), *range(128, 256))
+from ._tuning import MOVE, ROWS, STEP, WORTH, tuning
 
 # Orders in which one side passes by example by example.
 ONE_BY_ONE = ("gram first", "gram second")
@@ -101,20 +86,19 @@ def fitted(f1: Factor, f2: Factor, frame: Frame, order: str, entries: int) -> li
 def in_pieces(f1: Factor, f2: Factor, frame: Frame, entries: int) -> list[Cost]:
     """Materialised whole, and in pieces that stay in cache.
 
-    Of one side with itself in a few strips of rows; not where a Jacobian is its cotangent, as of a
-    bias: the Gram order of the weight beside it has the same product, and both are computed once.
+    Of one side with itself in strips of rows; not where a Jacobian is its cotangent, as of a bias:
+    the Gram order of the weight beside it has the same product, and both are computed once.
     """
     n, k, j = examples(f1), groups(f1), units(f1)
     strips = 1
-    if f1 is f2 and isinstance(f1, Factored) and not frame.joint and rows(f1) not in WHOLE:
-        least = STRIPS.get(jax.default_backend(), 1)
-        strips = max(1, min(n, 4, max(least, rows(f1) // ROWS)))
+    if f1 is f2 and isinstance(f1, Factored) and not frame.joint:
+        strips = max(1, min(n, 4, rows(f1) // ROWS))
     tiles = (max(1, -(-n // strips)), examples(f2))
     whole = cost(f1, f2, frame, Term("materialise", tiles, k, j))
     if not alike(f1, f2):
         return [whole]
     each = sum(row_entries(f) for f in ((f1,) if f1 is f2 else (f1, f2)))
-    most = max(CACHE.get(jax.default_backend(), FILL), 2 * math.prod(map(rows, (f1, f2))))
+    most = max(tuning().cache, 2 * math.prod(map(rows, (f1, f2))))
     room = min(most, entries // 4) // max(1, each)
     some = divisor(k, room // max(1, j))
     pieces = Term("materialise", tiles, some, divisor(j, room // some))
@@ -142,7 +126,7 @@ def row_entries(factor: Factor) -> int:
 
 def one_by_one(f1: Factor, f2: Factor, frame: Frame, order: str) -> Cost:
     """One group, one example of one side, and as many of the other as stay in cache."""
-    most = CACHE.get(jax.default_backend(), FILL)
+    most = tuning().cache
     first, second = (f1, f2) if order == "gram first" else (f2, f1)
     assert isinstance(first, Factored) and isinstance(second, Factored)
     each = math.prod(outputs(first)) * first.G.shape[-1] * second.G.shape[-3]

@@ -28,6 +28,7 @@ from ._factors import (
     scaled,
 )
 from ._sites import Call, Loop, Program, Site, Slot, Step
+from ._tuning import tuning
 
 # The scales of views that have one, by operand and number.
 Scales = dict[Slot, Any]
@@ -137,7 +138,7 @@ def _run_site(
     """The results of an equation, the zeros added, and what its sites keep."""
     own, entered = taps
     values, records = _enter(site, values, scales, entered)
-    last = bool(site.uses) and jax.default_backend() == "cpu"
+    last = bool(site.uses) and not tuning().any_convolution
     results = (_jaxpr.convolved if last else _jaxpr.bind)(site.eqn, values)
     return _tapped(site, results, own), [_record(site, values, scales), records]
 

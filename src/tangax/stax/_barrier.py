@@ -12,8 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# XLA for CPUs drops barriers before it fuses.
-DROPPED = jax.__version_info__ < (0, 12)
+from .._tuning import tuning
 
 
 def apart(arrays: Any, depth: int) -> Any:
@@ -23,7 +22,7 @@ def apart(arrays: Any, depth: int) -> Any:
     """
     if not depth:
         return arrays
-    if not DROPPED or jax.default_backend() != "cpu":
+    if tuning().barriers:
         return jax.lax.optimization_barrier(arrays)
     # It takes longer than a barrier: every second time.
     return arrays if depth % 2 else jax.tree.map(looped, arrays)

@@ -18,12 +18,9 @@ import numpy as np
 from .._axes import kernel_axes
 from .._kernel import mirrored
 from .._trees import describe
+from .._tuning import tuning
 from ._axes import checked_axes
 from ._covariance import Covariance, Need, of_inputs
-
-# Bytes of the covariance of one block: on a CPU it and the next layer's stay in the caches.
-BLOCK = {"cpu": 2**20}
-BLOCK_OF_OTHERS = 2**28
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,7 @@ def sizes(need: Any, first: Half, second: Half) -> tuple[int, int]:
         lambda need, x: math.prod(x.shape[1:-1]) ** (1 + need.pairs) * x.dtype.itemsize,
         *(need, first.x),
     )
-    block = BLOCK.get(jax.default_backend(), BLOCK_OF_OTHERS)
-    pairs = max(1, block // max(1, sum(jax.tree.leaves(each))))
+    pairs = max(1, tuning().pairs // max(1, sum(jax.tree.leaves(each))))
     most = max(a.n for a in (first, second))
     if pairs >= first.n * second.n or not sliceable(first) or not sliceable(second):
         return first.n, second.n
