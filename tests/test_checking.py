@@ -572,3 +572,9 @@ def test_outputs_that_are_rounding_are_not_mixed():
     for seed in (4, 5, 8):  # of 12 these were said to mix examples on JAX 0.12
         w = np.random.default_rng(seed).standard_normal((5, 3)).astype("float32")
         nt.empirical_ntk_fn(f, vmap_axes=0).check(X[:, :4].astype("float32"), w)
+
+
+def test_an_output_of_fixed_length_is_said():
+    msg = r"has shape \(5, 2\) for two examples, where \(2, 2\) was expected.*mixes examples"
+    with pytest.raises(ValueError, match=msg):
+        nt.empirical_ntk_fn(lambda w, x: w[0] * jnp.ones((5, 2)), vmap_axes=0).check(X[:5], X[0])

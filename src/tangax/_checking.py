@@ -160,8 +160,10 @@ def scale_of(y: jax.Array) -> float:
 def check_shapes(f: _jaxpr.Jaxpr, side: Side, names: list[str], mixed: str) -> None:
     """Refuse an `f` whose outputs for two examples are not twice those for one."""
     for name, y, expected in zip(names, f.outvars, side.outputs, strict=True):
-        if y.aval.shape != tuple(expected.shape):
-            raise ValueError(mixed.format(name))
+        shape = tuple(expected.shape)
+        if y.aval.shape != shape:
+            msg = f"{name} has shape {y.aval.shape} for two examples, where {shape} was expected."
+            raise ValueError(f"{msg} {mixed.format(name)}")
 
 
 def vectors(side: Side, seed: int, scales: Sequence[float]) -> list[jax.Array]:
