@@ -201,7 +201,8 @@ def page(results: dict[str, Any]) -> str:
         "## First calls",
         "",
         "Seconds to trace and compile, medians. Called outside `jit`, Tangax also compares `f` on "
-        "two examples together and apart (`check_vmap`), which is not in here.",
+        "two examples together and apart, and factors with `jax.vjp` of `f` (`check_vmap`); that "
+        "is not in here.",
         "",
         *compiles(results),
         "",

@@ -42,7 +42,6 @@ def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
     rounding decides. If it still does, rounding is measured.
     """
     params = pair.params
-    assert params is not None
     if side.n == 0:
         return {}
     side = few(side)
@@ -239,7 +238,6 @@ def distance(parts: list[jax.Array], expected: jax.Array) -> tuple[float, float]
 
 def entrances(pair: Pair, leaf: str) -> str:
     """Where a leaf enters, as `dot_general at model.py:12`."""
-    assert pair.params is not None
     found: list[Found] = []
 
     def describe(leaves: list[jax.Array]) -> None:

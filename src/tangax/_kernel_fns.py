@@ -329,7 +329,6 @@ class NtkFn:
         return self._source(pair, pair.first)
 
     def _source(self, pair: Pair, side: Side) -> Source:
-        assert pair.params is not None
         source = linearise(pair, side, self._distrusted)
         for leaf, why in unfactored(source).items():
             path = pair.params.paths[leaf]
@@ -403,7 +402,6 @@ class NtkFn:
 
         The message `mixed` says the former. By leaf the difference.
         """
-        assert pair.params is not None
         worst: dict[str, float] = {}
         for side in (pair.first,) if pair.same else (pair.first, pair.second):
             if self.implementation in _PLAIN:

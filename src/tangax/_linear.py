@@ -349,7 +349,6 @@ def linearise(pair: Pair, side: Side, whole: Collection[str] = ()) -> Source:
 
     `whole`: paths of leaves whose factors are not to be trusted.
     """
-    assert pair.params is not None
     leaves, meta = pair.params.leaves, meta_of(pair, side)
     program = trace_side(side, leaves)
     known = tuple(i for i, path in enumerate(pair.params.paths) if path in whole)

@@ -166,7 +166,6 @@ def make_plan(
 ) -> Plan:
     """What a kernel call will do; traces, and computes nothing."""
     params = pair.params
-    assert params is not None
     first = linearise(pair, pair.first, distrusted)
     second = first if pair.same else linearise(pair, pair.second, distrusted)
     every = frames(first.meta, second.meta, trace, diagonal)

@@ -23,7 +23,6 @@ from ._trees import kernel_dtype
 
 def jacobian_contraction(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
     """One kernel for each output, from whole Jacobians: `(n + m) * o * p` entries in memory."""
-    assert pair.params is not None
     leaves = pair.params.leaves
     jacobians1 = mapped(pair.first, lambda side: side_jacobians(side, leaves))
     jacobians2 = jacobians1
@@ -75,7 +74,6 @@ def ntk_vector_products(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
 
     `ValueError` where `f` has no forward mode.
     """
-    assert pair.params is not None
     first, leaves = pair.first, pair.params.leaves
     if not has_forward_mode(lambda w: first.batch(w, first.data), leaves):
         msg = (
@@ -94,7 +92,6 @@ def ntk_vector_products(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
 
 def output_by_columns(pair: Pair, ax: KernelAxes, r: int) -> jax.Array:
     """The kernel of output `r`."""
-    assert pair.params is not None
     first, second, leaves = pair.first, pair.second, pair.params.leaves
     axis = first.out_axes[r]
     example2 = [d for a, d in enumerate(second.outputs[r].shape) if a != second.out_axes[r]]

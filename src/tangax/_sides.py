@@ -20,6 +20,7 @@ from ._modes import in_turn
 from ._settings import users_promotion
 from ._trees import (
     Params,
+    constant_params,
     describe,
     dtype_is,
     named_leaves,
@@ -81,7 +82,7 @@ class Pair:
     first: Side
     second: Side
     same: bool
-    params: Params | None
+    params: Params
     names: list[str]
     treedef: Any
 
@@ -121,17 +122,17 @@ def pair_sides(
             same_inputs = are_equal(x1, x2)
             keys = jax.tree.map(lambda key: second_key(key, same_inputs), kwargs["rng"])
             kwargs2 = kwargs2 | {"rng": keys}
-    split_tree = split_params(params, ORDER) if differentiate else None
-    if split_tree is not None:  # else derivatives would be summed over a mesh
-        axes = varying_axes(x1, x2, kwargs1, kwargs2, split_tree.leaves)
-        split_tree = replace(split_tree, leaves=varying(split_tree.leaves, axes))
+    known = split_params(params, ORDER) if differentiate else constant_params(params)
+    if differentiate:  # else derivatives would be summed over a mesh
+        axes = varying_axes(x1, x2, kwargs1, kwargs2, known.leaves)
+        known = replace(known, leaves=varying(known.leaves, axes))
         x1, x2 = varying(x1, axes), varying(x2, axes)  # a loop may begin with the one or the other
-    first, names, treedef = make_side(f, "x1", x1, split_tree, params, vmap_axes, kwargs1)
+    first, names, treedef = make_side(f, "x1", x1, known, vmap_axes, kwargs1)
     if same:
-        return Pair(first, first, same, split_tree, names, treedef)
-    second, _, treedef2 = make_side(f, "x2", x2, split_tree, params, vmap_axes, kwargs2)
+        return Pair(first, first, same, known, names, treedef)
+    second, _, treedef2 = make_side(f, "x2", x2, known, vmap_axes, kwargs2)
     check_same_outputs(treedef, treedef2)
-    return Pair(first, second, same, split_tree, names, treedef)
+    return Pair(first, second, same, known, names, treedef)
 
 
 def check_same_outputs(treedef1: Any, treedef2: Any) -> None:
@@ -175,8 +176,7 @@ def make_side(
     f: Callable[..., Any],
     name: str,
     x: Any,
-    split_tree: Params | None,
-    params: Any,
+    params: Params,
     vmap_axes: VmapAxes,
     kwargs: dict[str, Any],
 ) -> tuple[Side, list[str], Any]:
@@ -202,15 +202,13 @@ def make_side(
         for i, d in zip(mapped, data, strict=True):
             values[i] = d
         rebuilt = jax.tree.unflatten(input_tree, values)
-        tree = params if split_tree is None else split_tree.merge(leaves)
         with users_promotion():
-            return f(tree, rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
+            return f(params.merge(leaves), rebuilt["x"], **(kwargs | rebuilt["kwargs"]))
 
-    leaves = [] if split_tree is None else split_tree.leaves
-    with told_of(name, x, params):
-        out_tree = jax.eval_shape(whole, leaves, data)
+    with told_of(name, x, params.merge(params.leaves)):
+        out_tree = jax.eval_shape(whole, params.leaves, data)
     named = named_leaves("f(params, x)", out_tree)
-    check_outputs(named, differentiate=split_tree is not None)
+    check_outputs(named, differentiate=bool(params.leaves))
     canonical_out = batch_axes("f(params, x)", out_axes, out_tree)
     if n is None and any(axis is not None for axis in canonical_out):
         raise ValueError(f"vmap_axes={vmap_axes!r} gives no input a batch axis, but outputs one.")

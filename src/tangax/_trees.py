@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Params:
-    """A parameter tree, split. `leaves`: the floating-point leaves, `paths`: their names."""
+    """A parameter tree, split. `leaves`: what is differentiated, `paths`: their names."""
 
     leaves: list[jax.Array]
     paths: list[str]
@@ -25,7 +25,7 @@ class Params:
     constants: list[Any]
 
     def merge(self, leaves: list[jax.Array]) -> Any:
-        """The tree with `leaves` in place of the floating-point ones."""
+        """The tree with `leaves` in place of those that are differentiated."""
         it = iter(leaves)
         return self.treedef.unflatten([next(it) if c is _LEAF else c for c in self.constants])
 
@@ -56,6 +56,12 @@ def split_params(params: Any, hint: str = "") -> Params:
         ).strip()
         raise TypeError(msg)
     return Params(leaves, paths, treedef, constants)
+
+
+def constant_params(params: Any) -> Params:
+    """`params`, of which nothing is differentiated."""
+    constants, treedef = jax.tree.flatten(params)
+    return Params([], [], treedef, constants)
 
 
 def dtype_is(leaf: Any, kind: Any) -> bool:

@@ -225,7 +225,6 @@ def empirical_ntk_vp_fn(
     warn_of_pairs(set(), x2, kwargs)
     with full_precision(None):
         pair = pair_sides(f, x1, x2, params, None, kwargs, differentiate=True)
-    assert pair.params is not None
     warn_of_statistics(set(), pair.params.paths)
     leaves = pair.params.leaves
     expected = pair.treedef.unflatten(pair.second.outputs)
