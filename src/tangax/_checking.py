@@ -20,7 +20,7 @@ import numpy as np
 from . import _jaxpr, _sites
 from ._factors import Factor, Materialised, product
 from ._linear import Linear, linearise, on_cotangents, trace_side
-from ._mixing import NOISE, checking, elsewhere, few, is_close, nearby, row, size_of
+from ._mixing import NOISE, checking, elsewhere, few, is_close, nearby, rounded, row, size_of
 from ._sides import Pair, Side
 from ._sites import Found
 from ._structured import in_leaf
@@ -78,9 +78,7 @@ def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
             apart = found.over(eps)
             if mixes or (apart > 1).any():
                 values = [*leaves, *vectors(side, 0, scales)]
-                noise = [
-                    other for s in (2, 3, 4) for _, other in elsewhere(values, both, 4 * eps, s)
-                ]
+                noise = rounded(values, both, eps)
                 for k in mixes:
                     if not found.alike(k, eps, noise):
                         raise ValueError(mixed.format(pair.names[k]))
@@ -89,7 +87,8 @@ def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
                 for _, other in elsewhere(leaves, partial(at, v=v), 1e-3, seed=1):
                     apart = np.fmin(apart, other.over(eps))
             worst = np.fmax(worst, apart)
-            scales[:] = [scale_of(y) for y in found.together]
+            # So that none hides behind another that is larger.
+            scales[:] = [1 / size_of(y) for y in found.together]
     return dict(zip(params.paths, np.atleast_1d(worst).tolist(), strict=False))
 
 
@@ -148,12 +147,6 @@ def replay(
         return _jaxpr.replayed(jaxpr, [*leaves, *data], _jaxpr.bind)
 
     return batch
-
-
-def scale_of(y: jax.Array) -> float:
-    """One over the size of an output, so that none hides behind another."""
-    size = size_of(y)
-    return 1 / size if 0 < size < np.inf else 1.0
 
 
 def check_shapes(f: _jaxpr.Jaxpr, side: Side, names: list[str], mixed: str) -> None:

@@ -332,8 +332,8 @@ def trace_side(side: Side, leaves: list[jax.Array]) -> _sites.Program:
 
 def meta_of(pair: Pair, side: Side) -> Meta:
     """What is static of one side."""
-    leaves = pair.params.leaves if pair.params else []
-    paths = zip(pair.params.paths if pair.params else [], (a.shape for a in leaves), strict=True)
+    leaves = pair.params.leaves
+    paths = zip(pair.params.paths, (a.shape for a in leaves), strict=True)
     return Meta(
         leaves=tuple(paths),
         names=tuple(pair.names),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,9 +52,8 @@ def check_examples_are_independent(
             return True
         if is_close(whole, separate, eps):
             return False
-        found = [elsewhere(here, evaluated, 4 * eps, s) for s in (2, 3, 4)]
-        rounded = [together[k] for _, (together, *_) in itertools.chain(*found)]
-        return not is_close(whole, separate, eps, rounded)
+        noise = [together[k] for together, *_ in rounded(here, evaluated, eps)]
+        return not is_close(whole, separate, eps, noise)
 
     with checking():
         for here, (together, *apart) in nearby(leaves, evaluated):
@@ -94,6 +92,13 @@ def elsewhere(
         return [(away, function(away))]
     except Exception:
         return []
+
+
+def rounded(
+    leaves: list[jax.Array], function: Callable[[list[jax.Array]], Any], eps: float
+) -> list[Any]:
+    """The function of parameters that are rounded otherwise."""
+    return [y for seed in (2, 3, 4) for _, y in elsewhere(leaves, function, 4 * eps, seed)]
 
 
 # With fewer examples `vmap_axes` saves little.
@@ -164,9 +169,7 @@ def moved(leaves: list[jax.Array], share: float, seed: int) -> list[jax.Array]:
     rng = np.random.default_rng(seed)
 
     def step(w: jax.Array) -> jax.Array:
-        size = size_of(w)
-        size = size if 0 < size < np.inf else 1.0
-        steps = share * size * rng.standard_normal(w.shape, np.float32)
+        steps = share * size_of(w) * rng.standard_normal(w.shape, np.float32)
         if w.weak_type:  # a Python number, whose dtype is that of what it meets
             return w + (float(steps.flat[0]) if w.size else 0.0)
         return jnp.asarray(np.asarray(w, np.float64) + steps, w.dtype)
@@ -175,9 +178,10 @@ def moved(leaves: list[jax.Array], share: float, seed: int) -> list[jax.Array]:
 
 
 def size_of(a: jax.Array) -> float:
-    """The root of the mean square of an array."""
+    """The root of the mean square of an array; one where that is zero or not finite."""
     with np.errstate(over="ignore"):
-        return float(np.sqrt(np.mean(np.square(np.asarray(a, np.float64))))) if a.size else 0.0
+        size = float(np.sqrt(np.mean(np.square(np.asarray(a, np.float64))))) if a.size else 0.0
+    return size if 0 < size < np.inf else 1.0
 
 
 def is_close(a: jax.Array, b: jax.Array, eps: float, noise: Sequence[jax.Array] = ()) -> bool:

@@ -301,4 +301,4 @@ def warn_of_traced_batch(warned: set[Any], pair: Pair, axes: list[KernelAxes], x
 def warn_once(warned: set[Any], pair: Pair, axes: list[KernelAxes], x1: Any) -> None:
     """Warn of a traced batch axis, and of batch statistics, once for each kernel function."""
     warn_of_traced_batch(warned, pair, axes, x1)
-    warn_of_statistics(warned, pair.params.paths if pair.params else [])
+    warn_of_statistics(warned, pair.params.paths)
