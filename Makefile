@@ -30,7 +30,7 @@ widths: $(DONE)
 # Half of a test's time is compiling, so tests/conftest.py has XLA optimise little; `OPTIMISED` run as
 # users compile. `worksteal`: tests that share a case stay in one process, which has it compiled.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
-OPTIMISED := tests/test_structured.py tests/test_examples_of_the_field.py README.md
+OPTIMISED := tests/engine/test_structured.py tests/project/test_examples_of_the_field.py README.md
 
 test: lint
 	$(PYTEST) $(addprefix --ignore=,$(OPTIMISED))
@@ -42,7 +42,7 @@ test-all: lint
 
 # A thousand random programs, 500 in each of two processes.
 fuzz: $(DONE)
-	TANGAX_PROGRAMS=500 $(BIN)/python -m pytest -n 2 tests/test_programs.py
+	TANGAX_PROGRAMS=500 $(BIN)/python -m pytest -n 2 tests/engine/test_programs.py
 
 # Runs that are killed twenty times, and the memory that runs take.
 crash: $(DONE)

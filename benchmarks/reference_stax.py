@@ -1,11 +1,12 @@
-"""The kernels of tests/stax_cases.py as Neural Tangents 0.6.5 has them, in float64.
+"""The kernels of tests/support/networks_of_stax.py as Neural Tangents 0.6.5 has them, in float64.
 
 Run with the Python of its environment, which `make bench ONLY=mlp` makes:
 
     benchmarks/.venv-neural_tangents/bin/python benchmarks/reference_stax.py
 
-It writes tests/stax_reference.npz: for each case the kernels of x1 with x2, those of x1 with itself
-and the finite network's outputs for parameters drawn by NumPy; and the layers' signatures.
+It writes tests/support/stax_reference.npz: for each case the kernels of x1 with x2, those of
+x1 with itself and the finite network's outputs for parameters drawn by NumPy; and the layers'
+signatures.
 """
 
 import sys
@@ -20,7 +21,7 @@ from neural_tangents import stax
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
-from stax_cases import CASES, LAYERS, Case, M, N, filled, signature  # noqa: E402
+from support.networks_of_stax import CASES, LAYERS, Case, M, N, filled, signature  # noqa: E402
 
 
 def turned(kernel: np.ndarray, output: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""What tests share: oracles, tables of cases, arrays. No test imports a test."""

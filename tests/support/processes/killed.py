@@ -1,0 +1,33 @@
+"""A run that is killed: a kernel of 60 examples in 465 tiles to the path given."""
+
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import tangax as nt
+from tangax import _filling
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from support.images import conv, conv_params
+
+
+class Telling(_filling.Halved):
+    """Tells of every tile, for whoever is to kill it then."""
+
+    def tile(self, first, second):
+        print("tile", flush=True)
+        return super().tile(first, second)
+
+
+if __name__ == "__main__":
+    # A shell that runs the tests in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    jax.config.update("jax_enable_x64", True)
+    _filling.Halved = Telling
+    x = np.random.default_rng(0).standard_normal((60, 5, 5, 2))
+    ntk_fn = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0), 2, store=sys.argv[1])
+    ntk_fn(x, None, conv_params())
+    print("finished", flush=True)
