@@ -11,25 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._axes import is_int
-from ._blocks import SHARE, BlockPlan, Recipe, plan_blocks
-from ._compiled import call_key
-from ._examples import check_values, sides
-from ._filling import Compute, Kept, fill, tqdm_class
-from ._fingerprint import fingerprint, function_digest
-from ._finite import MODES, Finite
-from ._get import kernel_tuple
-from ._halves import ANY, Call, Halves, pair_of
-from ._inputs import warn_of_pairs
-from ._kernel_fns import KernelFn, NngpFn, NtkFn
-from ._memory import budget, free, host_free
-from ._meshes import gathered, shapes_gathered
-from ._mixing import check_examples_are_independent
-from ._place import locked, resolved
-from ._settings import default_promotion
-from ._tiles import Array, InMemory, arrays_of
-from ._trees import floats_as_arrays, split_arrays
-from .store import OnDisk, created, opened, progress_of, recipe_of, recipe_there
+from ._arguments.inputs import warn_of_pairs
+from ._arguments.mixing import check_examples_are_independent
+from ._blocks.examples import check_values, sides
+from ._blocks.fill import Compute, Kept, fill, tqdm_class
+from ._blocks.fingerprint import fingerprint, function_digest
+from ._blocks.halves import ANY, Call, Halves, pair_of
+from ._blocks.nonfinite import MODES, Finite
+from ._blocks.place import locked, resolved
+from ._blocks.plan import SHARE, BlockPlan, Recipe, plan_blocks
+from ._blocks.store import OnDisk, created, opened, progress_of, recipe_of, recipe_there
+from ._blocks.tiles import Array, InMemory, arrays_of
+from ._methods.kernel_fns import KernelFn, NngpFn, NtkFn
+from ._shared.axes import is_int
+from ._shared.compiled import call_key
+from ._shared.get import kernel_tuple
+from ._shared.memory import budget, free, host_free
+from ._shared.meshes import gathered, shapes_gathered
+from ._shared.settings import default_promotion
+from ._shared.trees import floats_as_arrays, split_arrays
 
 
 def batch(

@@ -14,13 +14,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from . import _modes
-from ._axes import Axes, VmapAxes
-from ._inputs import warn_of_pairs, warn_of_statistics
-from ._kernel import full_precision
-from ._kernel_fns import KernelFn, NngpFn, NtkFn, NtkImplementation
-from ._sides import pair_sides
-from ._trees import check_same_structure, named_leaves
+from ._arguments.inputs import warn_of_pairs, warn_of_statistics
+from ._arguments.sides import pair_sides
+from ._methods.kernel_fns import KernelFn, NngpFn, NtkFn, NtkImplementation
+from ._shared import derivatives
+from ._shared.axes import Axes, VmapAxes
+from ._shared.precision import full_precision
+from ._shared.trees import check_same_structure, named_leaves
 
 
 def empirical_nngp_fn(
@@ -229,7 +229,7 @@ def empirical_ntk_vp_fn(
     leaves = pair.params.leaves
     expected = pair.treedef.unflatten(pair.second.outputs)
     with full_precision(None):
-        pullback = _modes.pullback(lambda w: pair.second.batch(w, []), leaves)
+        pullback = derivatives.pullback(lambda w: pair.second.batch(w, []), leaves)
 
     def ntk_vp(cotangent: Any) -> Any:
         check_same_structure("the vector", cotangent, "f(params, x2)", expected)
@@ -242,7 +242,7 @@ def empirical_ntk_vp_fn(
             vectors.append(jnp.asarray(v, y.dtype))
         with full_precision(None):
             tangent = pullback(vectors)
-            _, product = _modes.pushforward(lambda w: pair.first.batch(w, []), leaves, tangent)
+            _, product = derivatives.pushforward(lambda w: pair.first.batch(w, []), leaves, tangent)
         return pair.treedef.unflatten(product)
 
     return ntk_vp

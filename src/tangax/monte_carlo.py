@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from ._axes import Axes, VmapAxes, is_int
-from ._get import canonical_get, kernel_tuple
-from ._kernel_fns import NtkImplementation
-from ._signature import names_argument, takes
+from ._methods.kernel_fns import NtkImplementation
+from ._shared.axes import Axes, VmapAxes, is_int
+from ._shared.get import canonical_get, kernel_tuple
+from ._shared.signature import names_argument, takes
 from .batching import batch
 from .empirical import empirical_kernel_fn
 

@@ -16,7 +16,9 @@ from support.arrays import assert_equal, uniform
 from support.images import PARAMS, X1, X2, conv, conv_params, two
 
 import tangax as nt
-from tangax import _blocks, _filling, _memory
+from tangax._blocks import fill as _filling
+from tangax._blocks import plan as _blocks
+from tangax._shared import memory as _memory
 
 # Besides what compiling takes, such small kernels need next to nothing.
 SMALL = _blocks.RESERVE + 85_000
@@ -361,7 +363,8 @@ def test_a_float_whose_value_f_asks_for():
 def test_f_is_checked_once_for_each_run(monkeypatch, implementation):
     """Neither for each tile, also where they are computed operation by operation, nor anew for a
     kernel that is finished."""
-    from tangax import _kernel_fns, batching
+    from tangax import batching
+    from tangax._methods import kernel_fns as _kernel_fns
 
     checked = []
     for module in (_kernel_fns, batching):

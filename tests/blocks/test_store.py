@@ -21,9 +21,9 @@ from support.arrays import assert_equal, uniform
 from support.images import PARAMS, X1, X2, conv, two
 
 import tangax as nt
-from tangax import _filling
-from tangax._place import locked
-from tangax.store import OnDisk
+from tangax._blocks import fill as _filling
+from tangax._blocks.place import locked
+from tangax._blocks.store import OnDisk
 
 NTK = nt.empirical_ntk_fn(conv, vmap_axes=0)
 

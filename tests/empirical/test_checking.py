@@ -14,9 +14,13 @@ from support import oracles
 from support.arrays import assert_equal, uniform
 
 import tangax as nt
-from tangax import _factors, _kernel_fns, _linear, _run, _sites
-from tangax._factors import base, conv, dense, embedding, generic, part, vector
+from tangax._engine import evaluate as _run
+from tangax._engine import kinds as _factors
+from tangax._engine import linearise as _linear
+from tangax._engine import program as _sites
+from tangax._engine.kinds import conv, dense, elementwise, embedding, generic, joined, normal_form
 from tangax._jaxpr import moves
+from tangax._methods import kernel_fns as _kernel_fns
 
 # --- networks that use every rule -----------------------------------------------------------------
 
@@ -92,7 +96,7 @@ def after(change):
 
 
 def with_G(change):
-    return after(lambda f: base.with_cotangent(f, change(base.cotangent(f))))
+    return after(lambda f: normal_form.with_cotangent(f, change(normal_form.cotangent(f))))
 
 
 def with_A(change):
@@ -102,7 +106,7 @@ def with_A(change):
 def layout(change):
     def changed(found):
         to_leaf = lambda M: change(found.to_leaf(M))  # noqa: E731
-        return base.Layout(found.key, to_leaf, found.bounds)
+        return normal_form.Layout(found.key, to_leaf, found.bounds)
 
     return after(changed)
 
@@ -122,18 +126,18 @@ MISTAKES = {
     "dense: units turned": (mlp, dense.Dense, "factor", with_G(lambda G: jnp.roll(G, 1, -1))),
     "dense: inputs turned": (mlp, dense.Dense, "factor", with_A(lambda A: jnp.roll(A, 1, -1))),
     "dense: layout": (mlp, dense.Dense, "layout", layout(turned)),
-    "bias: sign": (mlp, vector.Bias, "factor", with_G(jnp.negative)),
-    "bias: half": (mlp, vector.Bias, "factor", with_G(lambda G: 0.5 * G)),
-    "scale: other operand": (mlp, vector.Scale, "record", after(lambda a: a + 0.1)),
-    "scale: not summed": (mlp, vector, "to_shape", after(turned)),
+    "bias: sign": (mlp, elementwise.Bias, "factor", with_G(jnp.negative)),
+    "bias: half": (mlp, elementwise.Bias, "factor", with_G(lambda G: 0.5 * G)),
+    "scale: other operand": (mlp, elementwise.Scale, "record", after(lambda a: a + 0.1)),
+    "scale: not summed": (mlp, elementwise, "to_shape", after(turned)),
     "scale: product for quotient": (
         mlp,
-        vector.Scale,
+        elementwise.Scale,
         "factor",
         lambda factor: lambda k, *given: factor(dataclasses.replace(k, divides=False), *given),
     ),
     "view: scale forgotten": (mlp, _run, "scaled", lambda _: lambda factor, scale: factor),
-    "view: not pulled back": (mlp, base.View, "pull", after(turned)),
+    "view: not pulled back": (mlp, normal_form.View, "pull", after(turned)),
     "conv: patches": (convolution, conv.Convolution, "patches", after(lambda a: a[:, ::-1])),
     "conv: window turned": (convolution, conv.Convolution, "layout", layout(turned)),
     "conv: positions": (
@@ -156,7 +160,7 @@ MISTAKES = {
         loops, _run, "_entered_factors", after(lambda found: 2 * list(found))
     ),
     "sites: cross term lost": (views, _run, "grouped", lambda group: lambda fs: group(fs[:1])),
-    "sites: thought disjoint": (views, base, "disjoint", always(True)),
+    "sites: thought disjoint": (views, normal_form, "disjoint", always(True)),
     "sites: thought alike": (
         views, moves, "signature", always(())
     ),
@@ -175,7 +179,7 @@ MISTAKES = {
     "view: another operand": (
         views, _sites, "_same", lambda same: lambda e, f, r: same(e, f, 1 - r)
     ),
-    "part: another place": (views, part, "cut", lambda cut: lambda J, a, p: turned(cut(J, a, p))),
+    "part: another place": (views, joined, "cut", lambda cut: lambda J, a, p: turned(cut(J, a, p))),
     "joined: another place": (
         views, dense, "cut", lambda cut: lambda x, a, p: jnp.flip(cut(x, a, p), a[-1] if a else 0)
     ),
@@ -187,7 +191,7 @@ MISTAKES = {
         lambda _: lambda f: jax.tree.map(jnp.real, f),
     ),
     "generic: taken for a bias": (
-        unknown, _sites, "kind_of", lambda _: lambda eqn, a: vector.Bias(1, (4, 3)[a:] or (3,))
+        unknown, _sites, "kind_of", lambda _: lambda eqn, a: elementwise.Bias(1, (4, 3)[a:] or (3,))
     ),
     "generic: zeros not added": (unknown, _run, "_enter", lambda _: lambda s, v, *_: (list(v), [
         [(None, None) for _ in site.uses] for _, site in s.entered])),
@@ -215,7 +219,7 @@ def test_every_mistake_is_caught(name, monkeypatch):
         monkeypatch.undo()
         fake = type("jnp", (), {"__getattr__": lambda _, key: getattr(jnp, key)})()
         fake.imag = lambda a: -jnp.imag(a) if a.ndim == 3 else jnp.imag(a)
-        monkeypatch.setattr(base, "jnp", fake)
+        monkeypatch.setattr(normal_form, "jnp", fake)
     ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0)
     with pytest.warns(UserWarning, match=r"The factors of params\['\w+'\], which enters at .*:\d+"):
         assert max(ntk_fn.check(X, params_of(f)).values()) > 1

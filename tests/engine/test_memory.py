@@ -11,7 +11,7 @@ from support import oracles
 from support.arrays import assert_equal
 
 import tangax as nt
-from tangax import _tuning
+from tangax._shared import tuning as _tuning
 
 
 def normal(seed, *shape, dtype=None):

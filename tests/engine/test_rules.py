@@ -10,7 +10,8 @@ from support import oracles
 from support.arrays import assert_equal, uniform
 
 import tangax as nt
-from tangax import _jaxpr, _modes
+from tangax import _jaxpr
+from tangax._shared import derivatives as _modes
 
 W, D, X = uniform(0, 4, 3), uniform(1, 4, 3), uniform(2, 5, 4)
 

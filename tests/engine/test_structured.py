@@ -14,11 +14,13 @@ from support import cases, oracles
 from support.arrays import assert_equal, uniform
 
 import tangax as nt
-from tangax import _contract, _materialise, _planner
-from tangax._axes import KernelAxes
-from tangax._factors import Factored, Layout, Materialised, OneHot, product
-from tangax._frame import Block, Frame
-from tangax._memory import budget
+from tangax._engine.contract import cost as _planner
+from tangax._engine.contract import einsum as _contract
+from tangax._engine.contract import materialise as _materialise
+from tangax._engine.kinds import Factored, Layout, Materialised, OneHot, product
+from tangax._engine.output_axes import Block, Frame
+from tangax._shared.axes import KernelAxes
+from tangax._shared.memory import budget
 
 # --- plans ----------------------------------------------------------------------------------------
 

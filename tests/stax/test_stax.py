@@ -33,7 +33,8 @@ from support.networks_of_stax import (
 )
 
 import tangax as nt
-from tangax import _tuning, stax
+from tangax import stax
+from tangax._shared import tuning as _tuning
 from tangax.stax import _blocked
 
 REFERENCE = np.load(Path(networks_of_stax.__file__).with_name("stax_reference.npz"))

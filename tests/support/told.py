@@ -20,9 +20,10 @@ from jax import lax
 from jax.experimental import io_callback
 from jax.experimental import pallas as pl
 
-from tangax import _fingerprint, empirical_kernel_fn
-from tangax._examples import sides
-from tangax._halves import Call
+from tangax import empirical_kernel_fn
+from tangax._blocks import fingerprint as _fingerprint
+from tangax._blocks.examples import sides
+from tangax._blocks.halves import Call
 
 W, X = np.linspace(-1, 1, 9).reshape(3, 3), np.linspace(0.1, 2, 6).reshape(2, 3)
 

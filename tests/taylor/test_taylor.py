@@ -11,9 +11,10 @@ from support import cases, oracles
 from support.arrays import assert_equal, has_parameters, mlp, mlp_params, uniform
 
 import tangax as nt
-from tangax import _series, taylor
-from tangax._modes import pushforward
-from tangax._trees import split_params
+from tangax._shared.derivatives import pushforward
+from tangax._shared.trees import split_params
+from tangax.taylor import expand as taylor
+from tangax.taylor import series as _series
 
 DEGREES = range(5)
 WITH_PARAMETERS = [name for name in cases.NAMES if name != "no_parameters"]

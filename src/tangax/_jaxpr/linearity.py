@@ -10,10 +10,10 @@ import enum
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._trees import is_concrete
 from .core import (
     Equation,
     Jaxpr,
@@ -83,8 +83,16 @@ def _kinds(jaxpr: Jaxpr, args: Sequence[_Kind]) -> list[_Kind]:
 
 def _of_value(value: Any) -> _Kind:
     """Of a constant: zero where it has values and they are."""
-    known = is_concrete(value) and jnp.issubdtype(jnp.result_type(value), jnp.number)
+    known = _is_known(value) and jnp.issubdtype(jnp.result_type(value), jnp.number)
     return _Kind.ZERO if known and not np.any(np.asarray(value)) else _Kind.CONSTANT
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a value is there: no tracer, no shard of another process."""
+    try:
+        return getattr(value, "is_fully_addressable", True)
+    except jax.errors.ConcretizationTypeError:
+        return False
 
 
 def _joined(kinds: Sequence[_Kind]) -> _Kind:

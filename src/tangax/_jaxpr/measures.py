@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 
-from .._memory import nbytes
 from .core import (
     Equation,
     Jaxpr,
@@ -84,13 +84,15 @@ def epsilon(jaxpr: Jaxpr, parameters: int | None = None) -> float:
 def widest(jaxpr: Jaxpr) -> int:
     """Bytes of the operands and results of the equation that has most, nested ones included."""
     found = [
-        sum(
-            nbytes([v.aval for v in vs if hasattr(v.aval, "shape")]) for vs in (e.invars, e.outvars)
-        )
+        sum(_nbytes(v) for v in (*e.invars, *e.outvars) if hasattr(v.aval, "shape"))
         for e in jaxpr.equations
     ]
     nested = [widest(unwrap(b)) for eqn in jaxpr.equations for b in subjaxprs(eqn)]
     return max([*found, *nested], default=0)
+
+
+def _nbytes(atom: Any) -> int:
+    return math.prod(atom.aval.shape) * atom.aval.dtype.itemsize
 
 
 def largest(eqn: Equation) -> int:
@@ -101,7 +103,7 @@ def largest(eqn: Equation) -> int:
     bodies = [unwrap(b) for b in subjaxprs(eqn)]
     inner = [largest(e) for body in bodies for e in body.equations]
     own = [] if scan(eqn) is not None else list(filter(is_differentiable, eqn.outvars))
-    return max([*inner, *(nbytes(v.aval) for v in own)], default=0)
+    return max([*inner, *map(_nbytes, own)], default=0)
 
 
 def is_reverse_only(jaxpr: Jaxpr) -> bool:

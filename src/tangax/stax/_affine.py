@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._axes import is_int
+from .._shared.axes import is_int
 from ._axes import checked_axis
 from ._covariance import Covariance, Op
 from ._layer import Layer, layer

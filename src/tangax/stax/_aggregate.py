@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._trees import is_concrete
+from .._shared.trees import is_concrete
 from ._axes import checked_axes, checked_axis, spatial
 from ._covariance import Covariance
 from ._layer import Layer, layer

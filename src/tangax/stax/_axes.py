@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .._axes import canonical_axes, is_int
+from .._shared.axes import canonical_axes, is_int
 
 
 def checked_axes(name: str, axes: int | Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._tuning import tuning
+from .._shared.tuning import tuning
 
 
 def apart(arrays: Any, depth: int) -> Any:

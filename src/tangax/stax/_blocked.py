@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._axes import kernel_axes
-from .._kernel import mirrored
-from .._trees import describe
-from .._tuning import tuning
+from .._shared.axes import kernel_axes
+from .._shared.symmetry import mirrored
+from .._shared.trees import describe
+from .._shared.tuning import tuning
 from ._axes import checked_axes
 from ._covariance import Covariance, Need, of_inputs
 

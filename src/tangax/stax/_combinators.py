@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._signature import takes
+from .._shared.signature import takes
 from ._axes import checked_axis
 from ._covariance import Covariance, Need
 from ._layer import KernelFn, Layer, Rule, check_one, layer, no_closed_form, no_params, seen

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._trees import is_concrete
+from .._shared.trees import is_concrete
 from ._angles import noisy_angle, polar, triangle, valued
 from ._covariance import Covariance, Dual, Moments
 from ._layer import Layer, layer, no_closed_form, no_params

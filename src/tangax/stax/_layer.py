@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._compiled import Compiled
-from .._get import AnalyticKernel, canonical_get, is_get, kernel_tuple
-from .._inputs import is_pair, second_inputs
-from .._kernel import full_precision
-from .._sides import are_equal
-from .._trees import describe, is_concrete, named_leaves
+from .._arguments.inputs import is_pair, second_inputs
+from .._arguments.sides import are_equal
+from .._shared.compiled import Compiled
+from .._shared.get import AnalyticKernel, canonical_get, is_get, kernel_tuple
+from .._shared.precision import full_precision
+from .._shared.trees import describe, is_concrete, named_leaves
 from ._blocked import blocked
 from ._covariance import Covariance, Need
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import tangax as nt
-from tangax import _filling
+from tangax._blocks import fill as _filling
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from support.images import conv, conv_params

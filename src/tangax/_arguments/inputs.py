@@ -1,0 +1,104 @@
+"""The inputs of a call: `x2` where it stands for `x1`, and what was probably meant otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from .._shared.trees import check_same_structure, describe, leaf_name
+from .._shared.user_line import warn_first
+
+ORDER = "The arguments are x1, x2, params, in this order; of a kernel_fn x1, x2, get, params."
+
+
+def second_inputs(x1: Any, x2: Any) -> Any:
+    """`x2`, or `None` where it has the containers of `x1` and `None` in place of every leaf.
+
+    `ValueError` where some are `None` and others are not.
+    """
+    if x2 is None:
+        return None
+    flat1, tree1 = jax.tree.flatten(x1, is_leaf=lambda leaf: leaf is None)
+    flat2, tree2 = jax.tree_util.tree_flatten_with_path(x2, is_leaf=lambda leaf: leaf is None)
+    if tree1 != tree2:
+        return x2
+    # Where both are `None`, it says nothing.
+    both = zip(flat1, flat2, strict=True)
+    pairs = [(path, b) for a, (path, b) in both if not (a is None and b is None)]
+    absent = [leaf_name("x2", path) for path, b in pairs if b is None]
+    given = [leaf_name("x2", path) for path, b in pairs if b is not None]
+    if absent and given:
+        msg = (
+            f"{absent[0]} is None and {given[0]} is not: pass x2=None, or a tree of None, for "
+            "x2=x1, else every input of x2."
+        )
+        raise ValueError(msg)
+    return None if absent else x2
+
+
+def check_same_inputs(x1: Any, x2: Any) -> None:
+    """`ValueError` where `x1` and `x2` differ in structure: one may be the parameters."""
+    try:
+        check_same_structure("x1", x1, "x2", x2)
+    except ValueError as error:
+        raise ValueError(f"{error} {ORDER}") from None
+
+
+@contextlib.contextmanager
+def told_of(name: str, x: Any, params: Any) -> Iterator[None]:
+    """Adds to an exception of `f` on which input it was evaluated."""
+    try:
+        yield
+    except Exception as error:
+        note = (
+            f"f(params, x) was evaluated on x = {name}, of shapes {shapes(x)}, with params of "
+            f"shapes {shapes(params)}. {ORDER}"
+        )
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
+
+
+def shapes(tree: Any) -> str:
+    """Dtypes and shapes of a tree, as much as can be read."""
+    text = str(jax.tree.map(describe, tree)).replace("'", "")
+    return text if len(text) < 300 else text[:300] + "..."
+
+
+def is_pair(value: Any) -> bool:
+    """Whether a keyword argument is split; a namedtuple of two is one value."""
+    return type(value) is tuple and len(value) == 2
+
+
+def warn_of_pairs(warned: set[Any], x2: Any, kwargs: dict[str, Any]) -> None:
+    """Warn, once, of a pair where there is no `x2` for its second entry: `carry=(h, c)`.
+
+    Two keys for one set of inputs, so that masks differ, are two as everywhere.
+    """
+    pairs = [k for k, value in kwargs.items() if k != "rng" and is_pair(value)]
+    if x2 is None and pairs:
+        msg = (
+            f"{pairs[0]} is a tuple of two: its first entry goes to x1 and its second to x2, "
+            "though x2=None. If it is one value, like the carry (h, c) of an LSTM, pass a list or "
+            "a namedtuple."
+        )
+        warn_first(warned, "pair", msg)
+
+
+def warn_of_statistics(warned: set[Any], paths: Sequence[str]) -> None:
+    """Warn, once, of batch statistics among the parameters: they are differentiated as well."""
+    found = [path for path in paths if _STATISTICS.search(path)]
+    if found:
+        msg = (
+            f"{found[0]} looks like a batch statistic, and counts as a parameter: every "
+            "floating-point leaf of params does. Leave statistics out of params, e.g. "
+            'f = lambda params, x: model.apply({**variables, "params": params}, x).'
+        )
+        warn_first(warned, "statistics", msg)
+
+
+_STATISTICS = re.compile(r"\b(batch_stats|running_mean|running_var)\b")

@@ -1,0 +1,1 @@
+"""Kernels of any number of examples, block by block."""

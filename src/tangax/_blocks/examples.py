@@ -1,0 +1,244 @@
+"""The examples of one side of a kernel, read block by block from wherever they are."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import _jaxpr
+from .._arguments.inputs import check_same_inputs, is_pair, second_inputs
+from .._arguments.sides import batch_length, check_passed, second_key, split_kwargs
+from .._shared.axes import VmapAxes, batch_axes, split_vmap_axes
+from .._shared.trees import dtype_is, is_concrete, named_leaves
+
+# Bytes that are read at a time where the size of a block does not matter.
+READ = 2**24
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`n` examples: the leaves of inputs and keyword arguments, along `axes` where that is no None.
+
+    Leaves are whatever has `shape` and `dtype` and can be sliced: arrays of JAX or NumPy, memory
+    maps, Zarr arrays.
+    """
+
+    leaves: list[Any]
+    axes: list[int | None]
+    treedef: Any
+    n: int
+    constants: dict[str, Any]
+
+    def block(self, start: int, size: int) -> tuple[Any, dict[str, Any]]:
+        """So many examples, as inputs and keyword arguments; the last is repeated past the end."""
+        stop = min(start + size, self.n)
+        leaves = [
+            leaf if axis is None else padded(on_device(read(leaf, axis, start, stop)), axis, size)
+            for leaf, axis in zip(self.leaves, self.axes, strict=True)
+        ]
+        x, mapped = self.treedef.unflatten(leaves)
+        return x, self.constants | mapped
+
+    def without_values(self) -> Examples:
+        """The same of shapes alone, so that nothing large is kept alive."""
+        leaves = [
+            leaf if axis is None else jax.ShapeDtypeStruct(leaf.shape, device_dtype(leaf))
+            for leaf, axis in zip(self.leaves, self.axes, strict=True)
+        ]
+        return replace(self, leaves=leaves, constants=dict.fromkeys(self.constants))
+
+    def cut(self, x: Any, kwargs: dict[str, Any], start: Any, size: int) -> tuple[Any, Any]:
+        """Some of the examples of a block."""
+        mapped = {k: v for k, v in kwargs.items() if k not in self.constants}
+        leaves = [
+            leaf if axis is None else jax.lax.dynamic_slice_in_dim(leaf, start, size, axis)
+            for leaf, axis in zip(jax.tree.leaves((x, mapped)), self.axes, strict=True)
+        ]
+        x, mapped = self.treedef.unflatten(leaves)
+        return x, kwargs | mapped
+
+    def shapes(self, size: int) -> tuple[Any, dict[str, Any]]:
+        """The shapes of a block."""
+        leaves = []
+        for leaf, axis in zip(self.leaves, self.axes, strict=True):
+            if axis is not None:
+                shape = (*leaf.shape[:axis], size, *leaf.shape[axis + 1 :])
+                leaf = jax.ShapeDtypeStruct(shape, device_dtype(leaf))
+            leaves.append(leaf)
+        x, mapped = self.treedef.unflatten(leaves)
+        return x, self.constants | mapped
+
+    def nbytes(self, size: int) -> int:
+        """Bytes of so many examples."""
+        leaves = zip(self.leaves, self.axes, strict=True)
+        each = [math.prod(a.shape) * a.dtype.itemsize for a, axis in leaves if axis is not None]
+        return sum(each) * size // max(1, self.n)
+
+    def digest(self) -> str:
+        """A hash of all values, read piece by piece."""
+        sha = hashlib.sha256()
+        for leaf, axis in zip(self.leaves, self.axes, strict=True):
+            for piece in pieces(leaf, axis, self.n):
+                update(sha, piece)
+        return sha.hexdigest()
+
+
+def sides(
+    x1: Any, x2: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any], *, planned: bool
+) -> tuple[Examples, Examples]:
+    """Both sides of a call; twice the same where `x2` is `None`. `planned`: values do not count."""
+    kwargs1, kwargs2, is_split = split_kwargs(kwargs)
+    x2 = second_inputs(x1, x2)
+    if x2 is None and not is_split:
+        first = examples_of("x1", x1, vmap_axes, kwargs1)
+        return first, first
+    if x2 is None:
+        x2 = x1
+    else:
+        check_same_inputs(x1, x2)
+    first = examples_of("x1", x1, vmap_axes, kwargs1)
+    folded = x2 is not x1 and kwargs.get("rng") is not None and not is_pair(kwargs["rng"])
+    if folded and not planned:
+        same = equal(first, examples_of("x2", x2, vmap_axes, kwargs1))
+        keys = jax.tree.map(lambda key: second_key(key, same), kwargs["rng"])
+        kwargs2 = kwargs2 | {"rng": keys}
+    return first, examples_of("x2", x2, vmap_axes, kwargs2)
+
+
+def examples_of(name: str, x: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any]) -> Examples:
+    """The examples of one side; `ValueError` naming leaves without, or of unequal length."""
+    in_axes, _, kwargs_axes = split_vmap_axes(vmap_axes)
+    check_passed(kwargs_axes, kwargs)
+    mapped = {k: kwargs[k] for k in kwargs_axes}
+    named = named_leaves(name, x)
+    axes = batch_axes(name, in_axes, x)
+    for k in sorted(mapped):
+        named += named_leaves(k, mapped[k])
+        axes += batch_axes(k, kwargs_axes[k], mapped[k])
+    with_examples = [
+        (name, leaf, axis) for (name, leaf), axis in zip(named, axes, strict=True)
+        if axis is not None
+    ]  # fmt: skip
+    n = batch_length(*map(list, zip(*with_examples, strict=True))) if with_examples else None
+    if n is None:
+        raise ValueError(f"vmap_axes={vmap_axes!r} gives no leaf of {name} an axis of examples.")
+    leaves, treedef = jax.tree.flatten((x, mapped))
+    leaves = [
+        np.asarray(leaf) if axis is None and is_elsewhere(leaf) else leaf
+        for leaf, axis in zip(leaves, axes, strict=True)
+    ]
+    constants = {k: v for k, v in kwargs.items() if k not in mapped}
+    return Examples(leaves, axes, treedef, n, constants)
+
+
+def check_values(*given: Any) -> None:
+    """Refuse what has no values to read."""
+    if not is_concrete(given):
+        msg = "batch reads its arguments block by block: call it outside jit, vmap and grad."
+        raise TypeError(msg)
+
+
+def is_elsewhere(leaf: Any) -> bool:
+    """Whether a leaf is like an array, but none of JAX or NumPy: on disk, perhaps."""
+    known = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, known)
+
+
+def on_device(part: Any) -> jax.Array:
+    """A part as an array of the dtype that it has on the device."""
+    if isinstance(part, jax.Array):
+        return part
+    part = np.asarray(part)
+    return jnp.asarray(part.astype(native(part.dtype), copy=False))
+
+
+def device_dtype(leaf: Any) -> Any:
+    """The dtype that a leaf has on the device: float64 is float32 there, unless x64 is enabled."""
+    if dtype_is(leaf, jax.dtypes.prng_key):
+        return leaf.dtype
+    return jax.dtypes.canonicalize_dtype(native(leaf.dtype))
+
+
+def native(dtype: Any) -> Any:
+    """A dtype in the byte order of this machine."""
+    dtype = np.dtype(dtype)
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
+
+
+def read(leaf: Any, axis: int, start: int, stop: int) -> Any:
+    """Some examples of a leaf, in memory."""
+    part = leaf[(*[slice(None)] * axis, slice(start, stop))]
+    return part if isinstance(part, jax.Array) else np.asarray(part)
+
+
+def padded(part: Any, axis: int, size: int) -> Any:
+    """A part, the last example repeated up to a size."""
+    have = part.shape[axis]
+    if have in (0, size):
+        return part
+    return part[(*[slice(None)] * axis, np.minimum(np.arange(size), have - 1))]
+
+
+def pieces(leaf: Any, axis: int | None, n: int) -> Iterator[Any]:
+    """All of a leaf, some examples after the others, as many at a time whatever the blocks."""
+    if axis is None or not n:
+        yield leaf
+        return
+    each = int(np.prod(leaf.shape)) * np.dtype(values_dtype(leaf)).itemsize // n
+    step = max(1, READ // max(1, each))
+    for start in range(0, n, step):
+        yield read(leaf, axis, start, min(start + step, n))
+
+
+def values_dtype(leaf: Any) -> Any:
+    """The dtype of the numbers in a leaf; keys are numbers too."""
+    return np.uint64 if dtype_is(leaf, jax.dtypes.prng_key) else leaf.dtype
+
+
+def equal(first: Examples, second: Examples) -> bool:
+    """Whether two sides have the same examples, read piece by piece."""
+    if first.n != second.n:
+        return False
+    for a, b, axis in zip(first.leaves, second.leaves, first.axes, strict=True):
+        if a is b:
+            continue
+        if not hasattr(a, "shape") or not hasattr(b, "shape"):
+            if a is not b and a != b:
+                return False
+            continue
+        if a.shape != b.shape or device_dtype(a) != device_dtype(b):
+            return False
+        pairs = zip(pieces(a, axis, first.n), pieces(b, axis, first.n), strict=True)
+        if not all(np.array_equal(values(on_device(p)), values(on_device(q))) for p, q in pairs):
+            return False
+    return True
+
+
+def values(piece: Any) -> np.ndarray:
+    """Numbers to hash or compare: those of an array or a key."""
+    if dtype_is(piece, jax.dtypes.prng_key):
+        piece = jax.random.key_data(piece)
+    return np.ascontiguousarray(piece)
+
+
+def update(sha: Any, piece: Any) -> None:
+    """Hash an array's dtype, shape and values, or any other value.
+
+    Of what cannot be told by value, such as a function, the type: the traces of `f` show the rest.
+    """
+    if not hasattr(piece, "shape"):
+        try:
+            sha.update(_jaxpr.told(piece))
+        except _jaxpr.Unseen:
+            sha.update(type(piece).__qualname__.encode())
+        return
+    array = values(piece)
+    sha.update(f"{array.dtype}{array.shape}".encode())
+    sha.update(array.reshape(-1).view(np.uint8))

@@ -1,0 +1,1 @@
+"""The way of the data: program, evaluate, linearise, plan, kernel."""

@@ -1,0 +1,1 @@
+"""Contracting factors: orders, their costs, and how they run."""

@@ -1,0 +1,73 @@
+"""Biases and gains: `y = x + b`, `y = x * g`. Their Jacobian is as cheap as its cotangent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ... import _jaxpr
+from .normal_form import Materialised
+
+
+@dataclass(frozen=True)
+class Bias:
+    """`y = x + b` or `y = x - b`: `J = sign * G`."""
+
+    sign: int
+    shape: tuple[int, ...]
+
+    name = "bias"
+    factored = False
+
+    def record(self, values: list[Any]) -> Any:
+        """Nothing."""
+        del values
+
+    def factor(self, record: None, cotangents: list[jax.Array]) -> Materialised:
+        """The cotangent."""
+        del record
+        return Materialised(self.sign * to_shape(cotangents[0], self.shape))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """`y = x * g` or `y = g / x`: `J = G * x`, `G / x`."""
+
+    other: int
+    divides: bool
+    shape: tuple[int, ...]
+
+    name = "scale"
+    factored = False
+
+    def record(self, values: list[Any]) -> Any:
+        """The other operand."""
+        return values[self.other]
+
+    def factor(self, record: jax.Array, cotangents: list[jax.Array]) -> Materialised:
+        """The cotangent times or over the other operand."""
+        (G,) = cotangents
+        return Materialised(to_shape(G / record if self.divides else G * record, self.shape))
+
+
+def to_shape(G: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Sum over what the operand was broadcast along: axes of length one, or all if it is scalar."""
+    if G.shape[1:] == shape:
+        return G
+    if not shape:
+        return jnp.sum(G, tuple(range(1, G.ndim)))
+    ones = [a for a, d in enumerate(shape) if d == 1 and G.shape[1 + a] != 1]
+    return jnp.sum(G, tuple(1 + a for a in ones), keepdims=True)
+
+
+def match_vector(eqn: _jaxpr.Equation, operand: int) -> Bias | Scale | None:
+    """`add`, `sub`, `mul`, or `div` with the parameter above."""
+    name, shape = _jaxpr.name(eqn), tuple(eqn.invars[operand].aval.shape)
+    if name in ("add", "sub", "add_any"):
+        return Bias(-1 if name == "sub" and operand == 1 else 1, shape)
+    if name == "mul" or (name == "div" and operand == 0):
+        return Scale(1 - operand, name == "div", shape)
+    return None

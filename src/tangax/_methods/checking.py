@@ -1,0 +1,266 @@
+"""The checks of a call: examples are independent, and factors give the derivative of `f` itself.
+
+For random `v`, `v^T J` by the factors equals that of `jax.vjp`, leaf by leaf: whatever rule of the
+engine is wrong for a program, known or not, shows here. Where there is a batch axis, two examples
+that differ are taken, and `f` is evaluated on the two together and on each apart: where it mixes
+them, those differ. The cost is that of a backward pass of these both ways, and of compiling it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import _jaxpr
+from .._arguments.mixing import (
+    NOISE,
+    checking,
+    elsewhere,
+    few,
+    is_close,
+    nearby,
+    rounded,
+    row,
+    size_of,
+)
+from .._arguments.sides import Pair, Side
+from .._engine.kernel import in_leaf
+from .._engine.kinds import Factor, Materialised, product
+from .._engine.linearise import Linear, linearise, on_cotangents, trace_side
+from .._engine.program import Found, describe
+from .._shared.trees import kernel_dtype
+from .._shared.tuning import tuning
+from .._shared.user_line import warn
+
+# Derivatives differ if by more than so many square roots of the precision.
+TOLERANCE = 4
+
+
+def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
+    """By leaf how far factors and `jax.vjp` are apart, over what rounding explains.
+
+    More than one: they differ. `nan`: no entry is finite. Empty where there are no factors, as
+    without reverse mode. `ValueError`, with the message `mixed`, where `f` mixes the two examples.
+    At the parameters, and a little away, since a head of zeros hides what is below; if `f` can be
+    evaluated there. A leaf that differs is asked again close by, with another `v`: at a kink
+    rounding decides. If it still does, rounding is measured.
+    """
+    params = pair.params
+    if side.n == 0:
+        return {}
+    side = few(side)
+    given = params.leaves
+    closed = hoisted(side, given)
+    check_shapes(closed[side.n], side, pair.names, mixed)
+    eps = max(_jaxpr.epsilon(jaxpr, len(given)) for jaxpr in closed.values())
+
+    def compare(
+        consts: dict[Any, Any], leaves: list[jax.Array], data: list[jax.Array], v: list[jax.Array]
+    ) -> Compared:
+        here = replace(side, data=data, batch=replay(side, closed, consts))
+        source = linearise(replace(pair, params=replace(params, leaves=leaves)), here)
+        together = here.batch(leaves, data)
+        if not isinstance(source, Linear):
+            return Compared(together, source.outputs, [], [])
+        expected = by_vjp(replace(here, in_sequence=source.in_sequence), leaves, v)
+        return Compared(together, source.outputs, by_factors(source, v), expected)
+
+    compiled = jax.jit(compare, compiler_options=tuning().quick)
+    consts = {n: jaxpr.consts for n, jaxpr in closed.items()}
+    scales = [1.0] * len(side.outputs)
+
+    def at(leaves: list[jax.Array], v: list[jax.Array]) -> Compared:
+        return jax.block_until_ready(compiled(consts, leaves, side.data, v))
+
+    def both(values: list[jax.Array]) -> Compared:
+        return at(values[: len(given)], values[len(given) :])
+
+    worst: Any = np.nan
+    with checking():
+        for leaves, found in nearby(given, lambda leaves: at(leaves, vectors(side, 0, scales))):
+            mixes = [k for k in range(len(pair.names)) if side.n and not found.alike(k, eps)]
+            apart = found.over(eps)
+            if mixes or (apart > 1).any():
+                values = [*leaves, *vectors(side, 0, scales)]
+                noise = rounded(values, both, eps)
+                for k in mixes:
+                    if not found.alike(k, eps, noise):
+                        raise ValueError(mixed.format(pair.names[k]))
+                apart = found.over(eps, noise)
+                v = vectors(side, 1, scales)
+                for _, other in elsewhere(leaves, partial(at, v=v), 1e-3, seed=1):
+                    apart = np.fmin(apart, other.over(eps))
+            worst = np.fmax(worst, apart)
+            # So that none hides behind another that is larger.
+            scales[:] = [1 / size_of(y) for y in found.together]
+    return dict(zip(params.paths, np.atleast_1d(worst).tolist(), strict=False))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Compared:
+    """What is compared at some parameters and `v`.
+
+    Outputs of `f` for the examples together and apart, which the engine has evaluated. For each
+    leaf `v^T J` by each of its factors, and as it should be.
+    """
+
+    together: list[jax.Array]
+    apart: list[jax.Array]
+    parts: list[list[jax.Array]]
+    expected: list[jax.Array]
+
+    def alike(self, output: int, eps: float, noise: Sequence[Compared] = ()) -> bool:
+        """Whether an output is the same for the examples together and apart."""
+        y = self.together[output]
+        return is_close(y, self.apart[output], eps, [other.together[output] for other in noise])
+
+    def over(self, eps: float, noise: Sequence[Compared] = ()) -> np.ndarray:
+        """By leaf the difference over a bound: of the leaf's own entries, or of all leaves'.
+
+        `noise`: the same where parameters and `v` are rounded otherwise. A derivative that is zero
+        but for rounding, or ill-conditioned, is not known better than these agree.
+        """
+        pairs = zip(self.parts, self.expected, strict=True)
+        apart, largest = np.reshape([distance(*pair) for pair in pairs], (-1, 2)).T
+        bound = TOLERANCE * eps**0.5 * (largest + eps**0.5 * np.nanmax(largest, initial=0))
+        for other in noise:
+            pairs = zip(self.expected, other.expected, strict=True)
+            bound += NOISE * np.array([distance([b], a)[0] for a, b in pairs])
+        return np.divide(apart, bound, out=np.zeros(len(apart)), where=apart != 0)
+
+
+def hoisted(side: Side, leaves: list[jax.Array]) -> dict[int | None, _jaxpr.Jaxpr]:
+    """`f` of as many examples as there are and of one, as jaxprs: what it closes over is told."""
+    if side.n is None:
+        return {None: _jaxpr.trace(side.batch, leaves, side.data)}
+    one = jax.eval_shape(lambda: row(side, 0))
+    return {
+        n: _jaxpr.trace(side.batch, leaves, data) for n, data in ((1, one), (side.n, side.data))
+    }
+
+
+def replay(
+    side: Side, closed: dict[int | None, _jaxpr.Jaxpr], consts: dict[int | None, Any]
+) -> Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]:
+    """`f` with arrays that it closes over as arguments, since what is compiled in takes long."""
+
+    def batch(leaves: list[jax.Array], data: list[jax.Array]) -> list[jax.Array]:
+        n = None if side.n is None else data[0].shape[side.axes[0]]
+        jaxpr = replace(closed[n], consts=consts[n])
+        return _jaxpr.replayed(jaxpr, [*leaves, *data], _jaxpr.bind)
+
+    return batch
+
+
+def check_shapes(f: _jaxpr.Jaxpr, side: Side, names: list[str], mixed: str) -> None:
+    """Refuse an `f` whose outputs for two examples are not twice those for one."""
+    for name, y, expected in zip(names, f.outvars, side.outputs, strict=True):
+        shape = tuple(expected.shape)
+        if y.aval.shape != shape:
+            msg = f"{name} has shape {y.aval.shape} for two examples, where {shape} was expected."
+            raise ValueError(f"{msg} {mixed.format(name)}")
+
+
+def vectors(side: Side, seed: int, scales: Sequence[float]) -> list[jax.Array]:
+    """A random `v` for each output, of these sizes, the examples in front."""
+    rng = np.random.default_rng(seed)
+    shapes = [
+        (1, *y.shape) if a is None else (y.shape[a], *y.shape[:a], *y.shape[a + 1 :])
+        for y, a in zip(side.outputs, side.out_axes, strict=True)
+    ]
+    return [
+        jnp.asarray(scale * rng.standard_normal(shape), y.dtype)
+        for shape, y, scale in zip(shapes, side.outputs, scales, strict=True)
+    ]
+
+
+def by_factors(source: Linear, v: list[jax.Array]) -> list[list[jax.Array]]:
+    """`v^T J`, `[p]`, for each leaf and each of its factors."""
+    own = jnp.arange(v[0].shape[0])  # of every example the row of its own v
+    by_leaf = on_cotangents(lambda G: G[own, own][:, None], source.taken(v))
+    return [[as_kept(f).sum(0) for f in leaf] for leaf in by_leaf]
+
+
+def as_kept(factor: Factor) -> jax.Array:
+    """One factor multiplied out in the leaf, where it has the length that it has in normal form.
+
+    Factors are contracted as they are: a step of a view that repeats entries would show here.
+    """
+    J = in_leaf([factor]).J[:, 0]
+    if isinstance(factor, Materialised):
+        return J
+    normal = jax.vmap(product)(factor)
+    ratio = jnp.linalg.norm(normal) / jnp.linalg.norm(J)
+    return J * jnp.where(jnp.isfinite(ratio), ratio, 1)
+
+
+def by_vjp(side: Side, leaves: list[jax.Array], v: list[jax.Array]) -> list[jax.Array]:
+    """`v^T J` of `f` itself, of each example apart."""
+
+    def one(data: list[jax.Array], *v: jax.Array) -> list[jax.Array]:
+        (found,) = jax.vjp(lambda w: side.example(w, data), leaves)[1](list(v))
+        return [jnp.ravel(g) for g in found]
+
+    if side.n is None:
+        return one(side.data, *(a[0] for a in v))
+    return [J.sum(0) for J in side.map(one, *v)]
+
+
+def distance(parts: list[jax.Array], expected: jax.Array) -> tuple[float, float]:
+    """The largest difference of `v^T J` from what is expected, and the largest entry of both.
+
+    Where what is expected is finite; both are `nan` where none is. Factors of one leaf must not
+    overlap: their products are left out. In NumPy: to compile it takes as long as a backward pass.
+    """
+    dtype = kernel_dtype(expected, *parts)
+    b, *rows = (np.asarray(a, dtype) for a in (expected, *parts))
+    finite = np.isfinite(b)
+    if not b.size or not finite.any():
+        return (np.nan, np.nan) if b.size else (0.0, 0.0)
+    if not finite.all():
+        b, *rows = (a[finite] for a in (b, *rows))
+    with np.errstate(invalid="ignore", over="ignore"):
+        a = sum(rows[1:], rows[0]) if rows else np.zeros_like(b)
+        apart = np.abs(a - b)
+        if len(rows) > 1:
+            apart += sum(map(np.abs, rows)) - np.max(np.abs(rows), 0)
+    known = np.isfinite(a)
+    largest = max(np.abs(b).max(), np.abs(a).max(where=known, initial=0))
+    return float(apart.max() if known.all() else np.inf), float(largest)
+
+
+# What is said of a leaf that differs
+
+
+def entrances(pair: Pair, leaf: str) -> str:
+    """Where a leaf enters, as `dot_general at model.py:12`."""
+    found: list[Found] = []
+
+    def trace(leaves: list[jax.Array]) -> None:
+        found.extend(describe(trace_side(pair.first, leaves)))
+
+    jax.eval_shape(trace, pair.params.leaves)
+    index = pair.params.paths.index(leaf)
+    places = dict.fromkeys(
+        f"{f.primitive} at {f.source}" if f.source else f.primitive
+        for f in found
+        if f.leaf == index
+    )
+    return ", ".join(places) or "nothing"
+
+
+def warn_of_difference(leaf: str, enters: str) -> None:
+    """Say it once, and ask for a report."""
+    msg = (
+        f"The factors of {leaf}, which enters at {enters}, give another derivative than jax.vjp of "
+        "f, on two examples. From now on its whole Jacobian is taken from jax.vjp: right, but "
+        "slower. This is a fault of Tangax: please report it, with f."
+    )
+    warn(msg)

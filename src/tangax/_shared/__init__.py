@@ -1,0 +1,1 @@
+"""What every wing uses: trees, axes, memory, derivatives, settings of machines."""
