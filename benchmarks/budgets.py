@@ -129,8 +129,8 @@ def measured(row: Row) -> dict[str, Any]:
         found[str(budget or "default")] = {
             "program": text,
             "passes": passes,
-            "held": plan.held,
-            "kept": plan.held <= plan.memory,
+            "held": plan.peak_bytes,
+            "kept": plan.peak_bytes <= plan.memory,
         }
     runs: dict[str, list[tuple[float, float]]] = {text: [] for text in programs}
     for _ in range(ROUNDS):  # in turn; the first of each is colder, and the least counts

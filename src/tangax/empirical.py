@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ._arguments.inputs import warn_of_pairs, warn_of_statistics
-from ._arguments.sides import pair_sides
+from ._arguments.sides import read_arguments
 from ._methods.kernel_fns import KernelFn, NngpFn, NtkFn, NtkImplementation
 from ._shared import derivatives
 from ._shared.axes import Axes, VmapAxes
@@ -224,25 +224,23 @@ def empirical_ntk_vp_fn(
     """
     warn_of_pairs(set(), x2, kwargs)
     with full_precision(None):
-        pair = pair_sides(f, x1, x2, params, None, kwargs, differentiate=True)
-    warn_of_statistics(set(), pair.params.paths)
-    leaves = pair.params.leaves
-    expected = pair.treedef.unflatten(pair.second.outputs)
+        given = read_arguments(f, x1, x2, params, None, kwargs, differentiate=True)
+    warn_of_statistics(set(), given.params.paths)
+    leaves, (first, second) = given.params.leaves, given.sides.sides
+    expected = given.treedef.unflatten(second.outputs)
     with full_precision(None):
-        pullback = derivatives.pullback(lambda w: pair.second.batch(w, []), leaves)
+        pullback = derivatives.pullback(lambda w: second.batch(w, []), leaves)
 
     def ntk_vp(cotangent: Any) -> Any:
         check_same_structure("the vector", cotangent, "f(params, x2)", expected)
         vectors = []
-        for (name, v), y in zip(
-            named_leaves("vector", cotangent), pair.second.outputs, strict=True
-        ):
+        for (name, v), y in zip(named_leaves("vector", cotangent), second.outputs, strict=True):
             if jnp.shape(v) != y.shape:
                 raise ValueError(f"{name} has shape {jnp.shape(v)}, f(params, x2) has {y.shape}.")
             vectors.append(jnp.asarray(v, y.dtype))
         with full_precision(None):
             tangent = pullback(vectors)
-            _, product = derivatives.pushforward(lambda w: pair.first.batch(w, []), leaves, tangent)
-        return pair.treedef.unflatten(product)
+            _, product = derivatives.pushforward(lambda w: first.batch(w, []), leaves, tangent)
+        return given.treedef.unflatten(product)
 
     return ntk_vp

@@ -16,9 +16,10 @@ from support.arrays import assert_equal, uniform
 from support.images import PARAMS, X1, X2, conv, conv_params, two
 
 import tangax as nt
-from tangax._blocks import fill as _filling
+from tangax._blocks import fill
 from tangax._blocks import plan as _blocks
-from tangax._shared import memory as _memory
+from tangax._methods import checking
+from tangax._shared.memory import budget
 
 # Besides what compiling takes, such small kernels need next to nothing.
 SMALL = _blocks.RESERVE + 85_000
@@ -131,7 +132,7 @@ def computed(monkeypatch):
     """The halves and tiles that were computed."""
     halves, tiles = [], []
 
-    class Counting(_filling.Halved):
+    class Counting(fill.Halved):
         def half(self, side, block):
             halves.append((side, block))
             return super().half(side, block)
@@ -140,7 +141,7 @@ def computed(monkeypatch):
             tiles.append(1)
             return super().tile(first, second)
 
-    monkeypatch.setattr(_filling, "Halved", Counting)
+    monkeypatch.setattr(fill, "Halved", Counting)
     return halves, tiles
 
 
@@ -363,15 +364,9 @@ def test_a_float_whose_value_f_asks_for():
 def test_f_is_checked_once_for_each_run(monkeypatch, implementation):
     """Neither for each tile, also where they are computed operation by operation, nor anew for a
     kernel that is finished."""
-    from tangax import batching
-    from tangax._methods import kernel_fns as _kernel_fns
-
     checked = []
-    for module in (_kernel_fns, batching):
-        monkeypatch.setattr(
-            module, "check_examples_are_independent", lambda *args: checked.append(1)
-        )
-    monkeypatch.setattr(_kernel_fns, "differences", lambda *args: checked.append(1) or {})
+    for check in ("check_examples_are_independent", "_differences"):
+        monkeypatch.setattr(checking, check, lambda *args: checked.append(1) or {})
 
     def f(params, x, flag, names):
         return jnp.tanh(x @ params["w"]) if flag else x @ params["w"]
@@ -595,7 +590,7 @@ def check_peak(tmp_path, memory, n):
     import networks  # of the benchmark: not for the children that import this file
 
     np.save(tmp_path / "x.npy", networks.inputs("cnn", n, 1))
-    assert peak(memory, str(tmp_path / "x.npy")) - peak() < _memory.budget(memory)
+    assert peak(memory, str(tmp_path / "x.npy")) - peak() < budget(memory)
 
 
 def test_memory_stays_within_the_budget(tmp_path):

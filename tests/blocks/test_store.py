@@ -21,7 +21,7 @@ from support.arrays import assert_equal, uniform
 from support.images import PARAMS, X1, X2, conv, two
 
 import tangax as nt
-from tangax._blocks import fill as _filling
+from tangax._blocks import fill
 from tangax._blocks.place import locked
 from tangax._blocks.store import OnDisk
 
@@ -42,12 +42,12 @@ def tiles(monkeypatch):
     """How many tiles were computed."""
     found = []
 
-    class Counting(_filling.Halved):
+    class Counting(fill.Halved):
         def tile(self, first, second):
             found.append(1)
             return super().tile(first, second)
 
-    monkeypatch.setattr(_filling, "Halved", Counting)
+    monkeypatch.setattr(fill, "Halved", Counting)
     return found
 
 

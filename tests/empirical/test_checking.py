@@ -14,13 +14,10 @@ from support import oracles
 from support.arrays import assert_equal, uniform
 
 import tangax as nt
-from tangax._engine import evaluate as _run
-from tangax._engine import kinds as _factors
-from tangax._engine import linearise as _linear
-from tangax._engine import program as _sites
+from tangax._engine import evaluate, kinds, linearise, program
 from tangax._engine.kinds import conv, dense, elementwise, embedding, generic, joined, normal_form
 from tangax._jaxpr import moves
-from tangax._methods import kernel_fns as _kernel_fns
+from tangax._methods import checking
 
 # --- networks that use every rule -----------------------------------------------------------------
 
@@ -136,7 +133,7 @@ MISTAKES = {
         "factor",
         lambda factor: lambda k, *given: factor(dataclasses.replace(k, divides=False), *given),
     ),
-    "view: scale forgotten": (mlp, _run, "scaled", lambda _: lambda factor, scale: factor),
+    "view: scale forgotten": (mlp, evaluate, "scaled", lambda _: lambda factor, scale: factor),
     "view: not pulled back": (mlp, normal_form.View, "pull", after(turned)),
     "conv: patches": (convolution, conv.Convolution, "patches", after(lambda a: a[:, ::-1])),
     "conv: window turned": (convolution, conv.Convolution, "layout", layout(turned)),
@@ -150,16 +147,17 @@ MISTAKES = {
     ),
     "embedding: layout": (lookup, embedding.Embedding, "layout", layout(turned)),
     "loop: last step lost": (
-        loops, _run, "over_time", lambda over: lambda s: over(jax.tree.map(lambda a: a[:-1], s))
+        loops, evaluate, "over_time", lambda over: lambda s: over(jax.tree.map(lambda a: a[:-1], s))
     ),
     "loop: layers reversed": (
-        loops, _run, "over_layers", lambda over: lambda s: over(jax.tree.map(lambda a: a[::-1], s))
+        loops, evaluate, "over_layers",
+        lambda over: lambda s: over(jax.tree.map(lambda a: a[::-1], s)),
     ),
     "loop: carry": (loops, generic.Whole, "factor", with_G(jnp.negative)),
     "loop: entered twice": (
-        loops, _run, "_entered_factors", after(lambda found: 2 * list(found))
+        loops, evaluate, "_entered_factors", after(lambda found: 2 * list(found))
     ),
-    "sites: cross term lost": (views, _run, "grouped", lambda group: lambda fs: group(fs[:1])),
+    "sites: cross term lost": (views, evaluate, "grouped", lambda group: lambda fs: group(fs[:1])),
     "sites: thought disjoint": (views, normal_form, "disjoint", always(True)),
     "sites: thought alike": (
         views, moves, "signature", always(())
@@ -177,7 +175,7 @@ MISTAKES = {
         lambda is_layout: lambda e: e.primitive.name == "broadcast_in_dim" or is_layout(e),
     ),
     "view: another operand": (
-        views, _sites, "_same", lambda same: lambda e, f, r: same(e, f, 1 - r)
+        views, program, "_same", lambda same: lambda e, f, r: same(e, f, 1 - r)
     ),
     "part: another place": (views, joined, "cut", lambda cut: lambda J, a, p: turned(cut(J, a, p))),
     "joined: another place": (
@@ -186,21 +184,22 @@ MISTAKES = {
     "complex: sign": (complex_data, jnp, "imag", after(jnp.negative)),
     "complex: imaginary part lost": (
         complex_data,
-        _run,
+        evaluate,
         "real",
         lambda _: lambda f: jax.tree.map(jnp.real, f),
     ),
     "generic: taken for a bias": (
-        unknown, _sites, "kind_of", lambda _: lambda eqn, a: elementwise.Bias(1, (4, 3)[a:] or (3,))
+        unknown, program, "kind_of",
+        lambda _: lambda eqn, a: elementwise.Bias(1, (4, 3)[a:] or (3,)),
     ),
-    "generic: zeros not added": (unknown, _run, "_enter", lambda _: lambda s, v, *_: (list(v), [
+    "generic: zeros not added": (unknown, evaluate, "_enter", lambda _: lambda s, v, *_: (list(v), [
         [(None, None) for _ in site.uses] for _, site in s.entered])),
     "examples exchanged": (
-        mlp, _linear.Linear, "taken",
+        mlp, linearise.Passes, "of_cotangents",
         after(lambda leaves: jax.tree.map(lambda a: jnp.roll(a, 1, 0), leaves)),
     ),
     "leaves exchanged": (
-        views, _run, "_collect",
+        views, evaluate, "_collect",
         after(lambda found: [(1 - i if i < 2 else i, f) for i, f in found]),
     ),
 }  # fmt: skip
@@ -341,7 +340,7 @@ def test_without_reverse_mode_there_is_nothing_to_check():
 
 
 def test_factors_module_names_its_parts():
-    assert _factors.GENERIC.name == "generic" and _factors.RETURNED.name == "returned"
+    assert kinds.GENERIC.name == "generic" and kinds.RETURNED.name == "returned"
 
 
 @pytest.mark.parametrize("memory", ["1GiB", "400MiB"])
@@ -387,7 +386,7 @@ def test_whole_jacobians_perturb_every_leaf():
 
     params, x = {"a": uniform(1, 4, 3), "b": uniform(2, 4, 3)}, X[:, :4]
     ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0)
-    ntk_fn._distrusted.add("params['a']")
+    ntk_fn.remembered.distrusted.add("params['a']")
     J = [j.reshape(5, 3, -1) for j in jax.jacrev(f)(params, x).values()]
     kernel = sum(np.einsum("nop,mqp->nmoq", j, j) for j in J)
     assert kernel.max() > 0.1
@@ -405,7 +404,7 @@ def test_a_number_among_parameters_takes_the_dtype_of_what_it_meets(broken):
         for vmap_axes in (0, None):
             ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=vmap_axes)
             kernel = ntk_fn(X[:, :4], None, params)
-            ntk_fn._distrusted.update(["params['s']", "params['w']"])
+            ntk_fn.remembered.distrusted.update(["params['s']", "params['w']"])
             np.testing.assert_allclose(ntk_fn(X[:, :4], None, params), kernel, rtol=0.05, atol=0.05)
 
 
@@ -530,10 +529,8 @@ def test_the_check_is_made_once_where_values_cannot_be_hashed(monkeypatch):
         value: float
 
     calls = []
-    found = _kernel_fns.differences
-    monkeypatch.setattr(
-        _kernel_fns, "differences", lambda *args: calls.append(args) or found(*args)
-    )
+    found = checking._differences
+    monkeypatch.setattr(checking, "_differences", lambda *args: calls.append(args) or found(*args))
     ntk_fn = nt.empirical_ntk_fn(lambda w, x, s: s.value * (x @ w), vmap_axes=0)
     for _ in range(3):
         ntk_fn(X[:, :4], None, uniform(0, 4, 2), s=Scale(2.0))

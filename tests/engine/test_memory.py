@@ -11,7 +11,7 @@ from support import oracles
 from support.arrays import assert_equal
 
 import tangax as nt
-from tangax._shared import tuning as _tuning
+from tangax._shared import tuning
 
 
 def normal(seed, *shape, dtype=None):
@@ -104,7 +104,7 @@ def test_a_plan_bounds_what_the_compiler_allots(name):
     assert real >= plan.bytes / 4, f"the bound is loose: {real / plan.bytes:.2f} of it\n{plan}"
     if memory is not None:
         copied = plan.result if x2 is None else 0  # the half that is mirrored
-        assert plan.held <= memory + copied, str(plan)
+        assert plan.peak_bytes <= memory + copied, str(plan)
         assert max(plan.blocks[0].runs) > 1, str(plan)
         assert "outputs in blocks of" in str(plan)
 
@@ -180,7 +180,7 @@ def test_outputs_pulled_back_some_at_a_time_change_nothing(monkeypatch, trace, d
         for f in (lambda p, x: both(p, x)[0], lambda p, x: both(p, x)[1])
     ]
     widest = 4 * 7 * 8  # bytes of the largest array of a backward pass: the first output
-    monkeypatch.setattr(_tuning, "CPU", replace(_tuning.CPU, pulled=3 * widest))
+    monkeypatch.setattr(tuning, "CPU", replace(tuning.CPU, pulled=3 * widest))
     ntk_fn = nt.empirical_ntk_fn(both, trace, diagonal, vmap_axes=0, memory="1GiB")
     assert_equal(list(ntk_fn(x1, x2, params)), expected)
     halves = [None if x is None else ntk_fn.factors(x, params) for x in (x1, x2)]

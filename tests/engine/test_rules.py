@@ -11,7 +11,7 @@ from support.arrays import assert_equal, uniform
 
 import tangax as nt
 from tangax import _jaxpr
-from tangax._shared import derivatives as _modes
+from tangax._shared import derivatives
 
 W, D, X = uniform(0, 4, 3), uniform(1, 4, 3), uniform(2, 5, 4)
 
@@ -96,7 +96,7 @@ def test_the_jacobian_is_that_of_unit_cotangents(name):
     J, v = jacobian(f, W, X), uniform(3, 5, 3)
     first = np.asarray(f(W, X)) + np.einsum("nop,p->no", J, np.ravel(D))
     assert_equal(nt.linearize(f, W)(W + D, X), first)
-    assert _modes.goes_by_rows(lambda w: f(w, X), W) == (name in BY_ROWS)
+    assert derivatives.goes_by_rows(lambda w: f(w, X), W) == (name in BY_ROWS)
     product = jax.jit(lambda w, v: nt.empirical_ntk_vp_fn(f, X, None, w)(v))(W, v)
     assert_equal(product, np.einsum("nop,mqp,mq->no", J, J, v))
     if name not in ("pallas", "callback"):
@@ -171,7 +171,7 @@ def test_memory_of_rows_is_bounded(monkeypatch):
     first = nt.linearize(f, W)(W + D, X)
     product = nt.empirical_ntk_vp_fn(f, X, None, W)(first)
     for rows in (1, 4 * (W.nbytes + first.nbytes)):
-        monkeypatch.setattr(_modes, "_ROWS", rows)
+        monkeypatch.setattr(derivatives, "_ROWS", rows)
         assert_equal(nt.linearize(f, W)(W + D, X), np.asarray(first))
         assert_equal(nt.empirical_ntk_vp_fn(f, X, None, W)(first), np.asarray(product))
 

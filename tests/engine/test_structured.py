@@ -14,13 +14,13 @@ from support import cases, oracles
 from support.arrays import assert_equal, uniform
 
 import tangax as nt
-from tangax._engine.contract import cost as _planner
-from tangax._engine.contract import einsum as _contract
-from tangax._engine.contract import materialise as _materialise
+from tangax._engine.contract import cost, materialise, orders, tiles
 from tangax._engine.kinds import Factored, Layout, Materialised, OneHot, product
-from tangax._engine.output_axes import Block, Frame
+from tangax._engine.output_axes import Frame
+from tangax._engine.ranges import Block
 from tangax._shared.axes import KernelAxes
 from tangax._shared.memory import budget
+from tangax._shared.pair import Pair
 
 # --- plans ----------------------------------------------------------------------------------------
 
@@ -211,18 +211,18 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
     if batch is None:
         J1, J2 = J1[0], J2[0]
     expected = jnp.einsum(J1, [*ax.first, 99], J2, [*ax.second, 99], ax.result)
-    pair = [_contract.unfolded(f, place.counts(side)) for side, f in enumerate((f1, f2))]
+    pair = Pair(f1, f2).map(tiles.unfolded, Pair(place.counts(0), place.counts(1)))
     zero = jnp.zeros(place.kernel_shape(*place.counts(0)[::2], place.counts(1)[2]))
-    for order in _planner.allowed(*pair):
-        for tiles in ((n, m), (2, 1)) if batch is not None else ((1, 1),):
-            if place.joint and tiles != (n, m):
-                tiles = (2, 2)
+    for order in orders.allowed(pair):
+        for examples in ((n, m), (2, 1)) if batch is not None else ((1, 1),):
+            if place.joint and examples != (n, m):
+                examples = (2, 2)
             for groups, units in itertools.product((1, 2, 3), (2, 5)):
-                if units < 5 and order != "materialise":
+                if units < 5 and not order.materialises:
                     continue
-                term = _contract.Term(order, tiles, groups, units)
+                term = orders.Term(order, examples, groups, units)
                 kernel = place.restored(
-                    _contract.contract([pair], place, [term], zero, in_turn=groups == 1)
+                    tiles.contract([pair], place, [term], zero, in_turn=groups == 1)
                 )
                 np.testing.assert_allclose(kernel, expected, rtol=1e-12, atol=1e-12)
 
@@ -230,24 +230,24 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
 def test_A_is_repeated_for_several_outputs_where_it_is_smaller():
     """So the test before takes both ways: pieces of `j` are shorter than `i`, or not."""
     several, single = (
-        [_contract.unfolded(random_factors(0, False, n, 4, o), (1, 1, o)) for n in (3, 2)]
+        [tiles.unfolded(random_factors(0, False, n, 4, o), (1, 1, o)) for n in (3, 2)]
         for o in (2, 1)
     )
-    assert _materialise.repeats(*several)
-    assert not _materialise.repeats(_materialise.of_units(several[0], Block(5, 2), 0), several[1])
-    assert not _materialise.repeats(*single)
-    assert not _materialise.repeats(several[0], single[1])
-    assert not _materialise.repeats(single[1], several[0])
+    assert materialise.repeats(*several)
+    assert not materialise.repeats(materialise.of_units(several[0], Block(5, 2), 0), several[1])
+    assert not materialise.repeats(*single)
+    assert not materialise.repeats(several[0], single[1])
+    assert not materialise.repeats(single[1], several[0])
 
 
 def test_factors_of_different_layouts_meet_in_the_leaf():
     f1 = random_factors(0, False, 2, 3, 2)
     J2 = Materialised(uniform(9, 2, 2, 3 * 4 * 5))
     place = Frame(KernelAxes(2, (), ()), 0, (2, 2), (2, 2))
-    f1, f2 = _contract.unfolded(f1, (1, 1, 2)), _contract.unfolded(J2, (1, 1, 2))
-    term = _planner.plan_pair(f1, f2, place, 2**20, factored=True).term
-    assert term.order == "materialise"
-    kernel = _contract.contract([(f1, f2)], place, [term], jnp.zeros((2, 2, 1, 2, 2)), in_turn=True)
+    pair = Pair(f1, J2).map(lambda f: tiles.unfolded(f, (1, 1, 2)))
+    term = cost.plan_pair(pair, place, 2**20, factored=True).term
+    assert term.order == orders.MATERIALISE
+    kernel = tiles.contract([pair], place, [term], jnp.zeros((2, 2, 1, 2, 2)), in_turn=True)
     kernel, f1 = place.restored(kernel), random_factors(0, False, 2, 3, 2)
     J1 = jax.vmap(product)(f1).reshape(2, 2, -1)
     np.testing.assert_allclose(kernel, jnp.einsum("nop,mqp->nmoq", J1, J2.J), rtol=1e-12)
@@ -257,20 +257,16 @@ def test_costs_are_those_of_the_design():
     n, m, s, t, k, i, j, o = 3, 2, 4, 5, 2, 7, 6, 3
     f1, f2 = random_factors(0, False, n, s, o, k, i, j), random_factors(1, False, m, t, o, k, i, j)
     place = Frame(KernelAxes(2, (), ()), 0, (n, o), (m, o))
-    cost = {
-        order: _planner.cost(
-            _contract.unfolded(f1, (1, 1, o)),
-            _contract.unfolded(f2, (1, 1, o)),
-            place,
-            _contract.Term(order, (n, m), k, j),
-        ).multiply_adds
-        for order in _contract.ORDERS
+    pair = Pair(f1, f2).map(lambda f: tiles.unfolded(f, (1, 1, o)))
+    counted = {
+        order.name: cost.cost(pair, place, orders.Term(order, (n, m), k, j)).multiply_adds
+        for order in orders.ORDERS
     }
     materialised = (n * s + m * t) * o * k * i * j + n * m * o * o * k * i * j
     gram = n * m * s * t * k * (i + o * o * j) + n * m * s * t * k * o * o
-    assert cost["materialise"] == materialised
-    assert cost["gram"] == gram
-    assert cost["second"] == m * t * o * k * i * j + n * m * o * s * k * i * j + (
+    assert counted["materialise"] == materialised
+    assert counted["gram"] == gram
+    assert counted["second"] == m * t * o * k * i * j + n * m * o * s * k * i * j + (
         n * m * o * o * s * k * j
     )
     assert opt_einsum.__version__  # what counts them

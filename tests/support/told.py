@@ -21,8 +21,8 @@ from jax.experimental import io_callback
 from jax.experimental import pallas as pl
 
 from tangax import empirical_kernel_fn
-from tangax._blocks import fingerprint as _fingerprint
-from tangax._blocks.examples import sides
+from tangax._blocks import fingerprint
+from tangax._blocks.examples import read_sides
 from tangax._blocks.halves import Call
 
 W, X = np.linspace(-1, 1, 9).reshape(3, 3), np.linspace(0.1, 2, 6).reshape(2, 3)
@@ -31,8 +31,8 @@ W, X = np.linspace(-1, 1, 9).reshape(3, 3), np.linspace(0.1, 2, 6).reshape(2, 3)
 def digest(g, names=("ntk",)):
     """That of `f(w, x) = g(x w)`, for a `g` of an array `[n, 3]`."""
     kernel_fn = empirical_kernel_fn(lambda w, x: g(x @ w), vmap_axes=0)
-    both = sides(X, None, 0, {}, planned=False)
-    return _fingerprint.function_digest(Call(kernel_fn, names, both, W))
+    both = read_sides(X, None, 0, {}, planned=False)
+    return fingerprint.function_digest(Call(kernel_fn, names, both, W))
 
 
 # What differs: each is a function of an array of any shape, and of the value in it.

@@ -14,7 +14,7 @@ import tangax as nt
 from tangax._shared.derivatives import pushforward
 from tangax._shared.trees import split_params
 from tangax.taylor import expand as taylor
-from tangax.taylor import series as _series
+from tangax.taylor import series
 
 DEGREES = range(5)
 WITH_PARAMETERS = [name for name in cases.NAMES if name != "no_parameters"]
@@ -137,16 +137,16 @@ def test_every_derivative_is_that_of_nested_forward_mode(name):
 
         direction = taylor.difference(split, params, new)
         expected = nested(f, split.leaves, direction, 3)
-        return _series.derivatives(f, split.leaves, direction, 3), expected
+        return series.derivatives(f, split.leaves, direction, 3), expected
 
     found, expected = both(case.params, moved(case.params), case.x1)
-    for series, terms in zip(found, expected, strict=True):
-        assert len(series) == len(terms) == 4
-        if not jnp.issubdtype(series[0].dtype, jnp.floating):
-            assert series[1:] == [None] * 3
+    for actual, terms in zip(found, expected, strict=True):
+        assert len(actual) == len(terms) == 4
+        if not jnp.issubdtype(actual[0].dtype, jnp.floating):
+            assert actual[1:] == [None] * 3
             continue
         scale = max(np.abs(np.asarray(e)).max(initial=0) for e in jax.tree.leaves(expected))
-        for order, (a, e) in enumerate(zip(series, terms, strict=True)):
+        for order, (a, e) in enumerate(zip(actual, terms, strict=True)):
             a = np.zeros_like(e) if a is None else a
             assert a.shape == e.shape
             np.testing.assert_allclose(a, e, rtol=0, atol=1e-10 * scale, err_msg=f"{order=}")
@@ -194,7 +194,7 @@ def test_the_rule_that_an_equation_takes(monkeypatch, f, ways):
     taken = set()
 
     def spied(way):
-        original = getattr(_series, way)
+        original = getattr(series, way)
 
         def spy(*args):
             taken.add(way)
@@ -203,7 +203,7 @@ def test_the_rule_that_an_equation_takes(monkeypatch, f, ways):
         return spy
 
     for way in WAYS:
-        monkeypatch.setattr(_series, way, spied(way))
+        monkeypatch.setattr(series, way, spied(way))
     params, x = mlp_params(), uniform(4, 3, 4)
     actual = nt.taylor_expand(f, params, 3)(moved(params), x)
     assert taken - ({"by_jet"} if f is branched else set()) == ways

@@ -55,16 +55,15 @@ def told_of(name: str, x: Any, params: Any) -> Iterator[None]:
         yield
     except Exception as error:
         note = (
-            f"f(params, x) was evaluated on x = {name}, of shapes {shapes(x)}, with params of "
-            f"shapes {shapes(params)}. {ORDER}"
+            f"f(params, x) was evaluated on x = {name}, of shapes {_shapes(x)}, with params of "
+            f"shapes {_shapes(params)}. {ORDER}"
         )
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise
 
 
-def shapes(tree: Any) -> str:
-    """Dtypes and shapes of a tree, as much as can be read."""
+def _shapes(tree: Any) -> str:
     text = str(jax.tree.map(describe, tree)).replace("'", "")
     return text if len(text) < 300 else text[:300] + "..."
 

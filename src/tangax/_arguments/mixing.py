@@ -14,7 +14,8 @@ import numpy as np
 from .. import _jaxpr
 from .._shared.precision import full_precision
 from .._shared.trees import is_concrete
-from .sides import Side, pair_sides, split_kwargs
+from .reading import split_kwargs
+from .sides import Side, read_one_side
 
 # What is equal but for rounding differs by no more than so many times what rounding parameters
 # otherwise changes.
@@ -87,7 +88,7 @@ def elsewhere(
 
     As a check of their domain does.
     """
-    away = moved(leaves, share, seed)
+    away = _moved(leaves, share, seed)
     try:
         return [(away, function(away))]
     except Exception:
@@ -102,13 +103,13 @@ def rounded(
 
 
 # With fewer examples `vmap_axes` saves little.
-FEW = 8
+_FEW = 8
 
 
 def many_examples(x: Any) -> bool:
     """Whether all inputs have a first axis in common, and a long one."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
-    return bool(shapes) and all(s and s[0] == shapes[0][0] >= FEW for s in shapes)
+    return bool(shapes) and all(s and s[0] == shapes[0][0] >= _FEW for s in shapes)
 
 
 def rows_look_independent(
@@ -120,20 +121,19 @@ def rows_look_independent(
     check of `vmap_axes` does: `f` on one or two examples, six times.
     """
     try:
-        pair = pair_sides(
-            f, x, None, params, 0, split_kwargs(kwargs)[0], differentiate=True, split=False
-        )
-        side, other = pair.first, first_other(pair.first)
+        given = read_one_side(f, x, params, 0, split_kwargs(kwargs)[0], differentiate=True)
+        side = given.sides.first
+        other = _first_other(side)
         data = [np.moveaxis(np.asarray(d), a, 0) for d, a in zip(side.data, side.axes, strict=True)]
         if all(np.array_equal(d[0], d[other]) for d in data):
             return False
-        check_examples_are_independent(side, pair.params.leaves, pair.names)
+        check_examples_are_independent(side, given.params.leaves, given.names)
     except Exception:  # whatever f makes of two examples: it was not asked to take them
         return False
     return True
 
 
-def first_other(side: Side) -> int:
+def _first_other(side: Side) -> int:
     """An example that differs from the first, or the last one."""
     assert side.n is not None
     differs = np.zeros(side.n, bool)
@@ -148,7 +148,7 @@ def few(side: Side) -> Side:
     """The side with two examples that differ, or with what there is."""
     if side.n is None or side.n < 2:
         return side
-    ends = np.array([0, first_other(side)])
+    ends = np.array([0, _first_other(side)])
     outputs = [
         jax.ShapeDtypeStruct([2 if b == a else d for b, d in enumerate(y.shape)], y.dtype)
         for y, a in zip(side.outputs, side.out_axes, strict=True)
@@ -164,7 +164,7 @@ def row(side: Side, i: int) -> list[jax.Array]:
     ]
 
 
-def moved(leaves: list[jax.Array], share: float, seed: int) -> list[jax.Array]:
+def _moved(leaves: list[jax.Array], share: float, seed: int) -> list[jax.Array]:
     """Parameters a little away, by a share of the size of each leaf."""
     rng = np.random.default_rng(seed)
 

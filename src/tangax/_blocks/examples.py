@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _jaxpr
-from .._arguments.inputs import check_same_inputs, is_pair, second_inputs
-from .._arguments.sides import batch_length, check_passed, second_key, split_kwargs
-from .._shared.axes import VmapAxes, batch_axes, split_vmap_axes
-from .._shared.trees import dtype_is, is_concrete, named_leaves
+from .._arguments.reading import each_side, read_inputs
+from .._shared.axes import VmapAxes
+from .._shared.pair import Pair
+from .._shared.trees import dtype_is, is_concrete
 
 # Bytes that are read at a time where the size of a block does not matter.
-READ = 2**24
+_READ = 2**24
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Examples:
         """So many examples, as inputs and keyword arguments; the last is repeated past the end."""
         stop = min(start + size, self.n)
         leaves = [
-            leaf if axis is None else padded(on_device(read(leaf, axis, start, stop)), axis, size)
+            leaf
+            if axis is None
+            else _padded(_on_device(_read(leaf, axis, start, stop)), axis, size)
             for leaf, axis in zip(self.leaves, self.axes, strict=True)
         ]
         x, mapped = self.treedef.unflatten(leaves)
@@ -49,7 +51,7 @@ class Examples:
     def without_values(self) -> Examples:
         """The same of shapes alone, so that nothing large is kept alive."""
         leaves = [
-            leaf if axis is None else jax.ShapeDtypeStruct(leaf.shape, device_dtype(leaf))
+            leaf if axis is None else jax.ShapeDtypeStruct(leaf.shape, _device_dtype(leaf))
             for leaf, axis in zip(self.leaves, self.axes, strict=True)
         ]
         return replace(self, leaves=leaves, constants=dict.fromkeys(self.constants))
@@ -70,7 +72,7 @@ class Examples:
         for leaf, axis in zip(self.leaves, self.axes, strict=True):
             if axis is not None:
                 shape = (*leaf.shape[:axis], size, *leaf.shape[axis + 1 :])
-                leaf = jax.ShapeDtypeStruct(shape, device_dtype(leaf))
+                leaf = jax.ShapeDtypeStruct(shape, _device_dtype(leaf))
             leaves.append(leaf)
         x, mapped = self.treedef.unflatten(leaves)
         return x, self.constants | mapped
@@ -85,57 +87,37 @@ class Examples:
         """A hash of all values, read piece by piece."""
         sha = hashlib.sha256()
         for leaf, axis in zip(self.leaves, self.axes, strict=True):
-            for piece in pieces(leaf, axis, self.n):
+            for piece in _pieces(leaf, axis, self.n):
                 update(sha, piece)
         return sha.hexdigest()
 
 
-def sides(
+def read_sides(
     x1: Any, x2: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any], *, planned: bool
-) -> tuple[Examples, Examples]:
-    """Both sides of a call; twice the same where `x2` is `None`. `planned`: values do not count."""
-    kwargs1, kwargs2, is_split = split_kwargs(kwargs)
-    x2 = second_inputs(x1, x2)
-    if x2 is None and not is_split:
-        first = examples_of("x1", x1, vmap_axes, kwargs1)
-        return first, first
-    if x2 is None:
-        x2 = x1
-    else:
-        check_same_inputs(x1, x2)
-    first = examples_of("x1", x1, vmap_axes, kwargs1)
-    folded = x2 is not x1 and kwargs.get("rng") is not None and not is_pair(kwargs["rng"])
-    if folded and not planned:
-        same = equal(first, examples_of("x2", x2, vmap_axes, kwargs1))
-        keys = jax.tree.map(lambda key: second_key(key, same), kwargs["rng"])
-        kwargs2 = kwargs2 | {"rng": keys}
-    return first, examples_of("x2", x2, vmap_axes, kwargs2)
+) -> Pair[Examples]:
+    """Both sides of a call. `planned`: values do not count."""
+
+    def equal(x1: Any, x2: Any, kwargs: dict[str, Any]) -> bool:
+        first, second = (_examples(n, x, vmap_axes, kwargs) for n, x in (("x1", x1), ("x2", x2)))
+        return _are_equal(first, second)
+
+    each = each_side(x1, x2, kwargs, None if planned else equal)
+    return each.map(lambda side, name: _examples(name, side[0], vmap_axes, side[1]), NAMES)
 
 
-def examples_of(name: str, x: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any]) -> Examples:
-    """The examples of one side; `ValueError` naming leaves without, or of unequal length."""
-    in_axes, _, kwargs_axes = split_vmap_axes(vmap_axes)
-    check_passed(kwargs_axes, kwargs)
-    mapped = {k: kwargs[k] for k in kwargs_axes}
-    named = named_leaves(name, x)
-    axes = batch_axes(name, in_axes, x)
-    for k in sorted(mapped):
-        named += named_leaves(k, mapped[k])
-        axes += batch_axes(k, kwargs_axes[k], mapped[k])
-    with_examples = [
-        (name, leaf, axis) for (name, leaf), axis in zip(named, axes, strict=True)
-        if axis is not None
-    ]  # fmt: skip
-    n = batch_length(*map(list, zip(*with_examples, strict=True))) if with_examples else None
-    if n is None:
+NAMES = Pair("x1", "x2")
+
+
+def _examples(name: str, x: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any]) -> Examples:
+    """The examples of one side; `ValueError` where there is no axis of examples."""
+    inputs = read_inputs(name, x, vmap_axes, kwargs)
+    if inputs.n is None:
         raise ValueError(f"vmap_axes={vmap_axes!r} gives no leaf of {name} an axis of examples.")
-    leaves, treedef = jax.tree.flatten((x, mapped))
     leaves = [
-        np.asarray(leaf) if axis is None and is_elsewhere(leaf) else leaf
-        for leaf, axis in zip(leaves, axes, strict=True)
+        np.asarray(leaf) if axis is None and _is_elsewhere(leaf) else leaf
+        for leaf, axis in zip(inputs.leaves, inputs.axes, strict=True)
     ]
-    constants = {k: v for k, v in kwargs.items() if k not in mapped}
-    return Examples(leaves, axes, treedef, n, constants)
+    return Examples(leaves, inputs.axes, inputs.treedef, inputs.n, inputs.constants)
 
 
 def check_values(*given: Any) -> None:
@@ -145,64 +127,60 @@ def check_values(*given: Any) -> None:
         raise TypeError(msg)
 
 
-def is_elsewhere(leaf: Any) -> bool:
+def _is_elsewhere(leaf: Any) -> bool:
     """Whether a leaf is like an array, but none of JAX or NumPy: on disk, perhaps."""
     known = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, known)
 
 
-def on_device(part: Any) -> jax.Array:
-    """A part as an array of the dtype that it has on the device."""
+def _on_device(part: Any) -> jax.Array:
     if isinstance(part, jax.Array):
         return part
     part = np.asarray(part)
-    return jnp.asarray(part.astype(native(part.dtype), copy=False))
+    return jnp.asarray(part.astype(_native(part.dtype), copy=False))
 
 
-def device_dtype(leaf: Any) -> Any:
+def _device_dtype(leaf: Any) -> Any:
     """The dtype that a leaf has on the device: float64 is float32 there, unless x64 is enabled."""
     if dtype_is(leaf, jax.dtypes.prng_key):
         return leaf.dtype
-    return jax.dtypes.canonicalize_dtype(native(leaf.dtype))
+    return jax.dtypes.canonicalize_dtype(_native(leaf.dtype))
 
 
-def native(dtype: Any) -> Any:
-    """A dtype in the byte order of this machine."""
+def _native(dtype: Any) -> Any:
     dtype = np.dtype(dtype)
     return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
-def read(leaf: Any, axis: int, start: int, stop: int) -> Any:
-    """Some examples of a leaf, in memory."""
+def _read(leaf: Any, axis: int, start: int, stop: int) -> Any:
     part = leaf[(*[slice(None)] * axis, slice(start, stop))]
     return part if isinstance(part, jax.Array) else np.asarray(part)
 
 
-def padded(part: Any, axis: int, size: int) -> Any:
-    """A part, the last example repeated up to a size."""
+def _padded(part: Any, axis: int, size: int) -> Any:
     have = part.shape[axis]
     if have in (0, size):
         return part
     return part[(*[slice(None)] * axis, np.minimum(np.arange(size), have - 1))]
 
 
-def pieces(leaf: Any, axis: int | None, n: int) -> Iterator[Any]:
+def _pieces(leaf: Any, axis: int | None, n: int) -> Iterator[Any]:
     """All of a leaf, some examples after the others, as many at a time whatever the blocks."""
     if axis is None or not n:
         yield leaf
         return
-    each = int(np.prod(leaf.shape)) * np.dtype(values_dtype(leaf)).itemsize // n
-    step = max(1, READ // max(1, each))
+    each = int(np.prod(leaf.shape)) * np.dtype(_values_dtype(leaf)).itemsize // n
+    step = max(1, _READ // max(1, each))
     for start in range(0, n, step):
-        yield read(leaf, axis, start, min(start + step, n))
+        yield _read(leaf, axis, start, min(start + step, n))
 
 
-def values_dtype(leaf: Any) -> Any:
+def _values_dtype(leaf: Any) -> Any:
     """The dtype of the numbers in a leaf; keys are numbers too."""
     return np.uint64 if dtype_is(leaf, jax.dtypes.prng_key) else leaf.dtype
 
 
-def equal(first: Examples, second: Examples) -> bool:
+def _are_equal(first: Examples, second: Examples) -> bool:
     """Whether two sides have the same examples, read piece by piece."""
     if first.n != second.n:
         return False
@@ -213,15 +191,17 @@ def equal(first: Examples, second: Examples) -> bool:
             if a is not b and a != b:
                 return False
             continue
-        if a.shape != b.shape or device_dtype(a) != device_dtype(b):
+        if a.shape != b.shape or _device_dtype(a) != _device_dtype(b):
             return False
-        pairs = zip(pieces(a, axis, first.n), pieces(b, axis, first.n), strict=True)
-        if not all(np.array_equal(values(on_device(p)), values(on_device(q))) for p, q in pairs):
+        pairs = zip(_pieces(a, axis, first.n), _pieces(b, axis, first.n), strict=True)
+        if not all(
+            np.array_equal(_values(_on_device(p)), _values(_on_device(q))) for p, q in pairs
+        ):
             return False
     return True
 
 
-def values(piece: Any) -> np.ndarray:
+def _values(piece: Any) -> np.ndarray:
     """Numbers to hash or compare: those of an array or a key."""
     if dtype_is(piece, jax.dtypes.prng_key):
         piece = jax.random.key_data(piece)
@@ -239,6 +219,6 @@ def update(sha: Any, piece: Any) -> None:
         except _jaxpr.Unseen:
             sha.update(type(piece).__qualname__.encode())
         return
-    array = values(piece)
+    array = _values(piece)
     sha.update(f"{array.dtype}{array.shape}".encode())
     sha.update(array.reshape(-1).view(np.uint8))

@@ -43,25 +43,24 @@ def fill(
     progress: bool,
 ) -> None:
     """Compute the tiles that are not there."""
-    with bar(plan, shown=progress) as advance:
+    with _bar(plan, shown=progress) as advance:
         sink = Sink(plan, arrays, kept, finite, advance)
-        todo = {index for index in indices(plan) if not sink.is_finished(index)}
+        todo = {index for index in _indices(plan) if not sink.is_finished(index)}
         for here in plan.rounds():
-            fill_round(here, todo, Halved(call, compute), sink)
+            _fill_round(here, todo, Halved(call, compute), sink)
 
 
-def indices(plan: BlockPlan) -> Iterator[Index]:
-    """Every tile that is computed."""
+def _indices(plan: BlockPlan) -> Iterator[Index]:
     for here in plan.rounds():
         for b, rows in here.columns:
             yield from ((a, b) for a in rows)
 
 
-def fill_round(here: Round, todo: set[Index], of: Halved, sink: Sink) -> None:
+def _fill_round(here: Round, todo: set[Index], of: Halved, sink: Sink) -> None:
     """The tiles of some rows, column by column.
 
-    While a tile is on its way to where it is kept, the device computes the next; halves are
-    computed when nothing else is, lest what both hold stand beside each other.
+    While a tile is on its way to where it is written, the device computes the next. Halves are
+    computed when nothing else is, so that the most memory is what either takes.
     """
     resident: dict[int, Half] = {}
     for b, rows in here.columns:
@@ -72,7 +71,7 @@ def fill_round(here: Round, todo: set[Index], of: Halved, sink: Sink) -> None:
             if a not in resident:
                 sink.flush()
                 resident[a] = of.half(0, a)
-        same = of.call.same
+        same = of.call.sides.same
         column = resident.get(b) if same else None
         if column is None:
             sink.flush()
@@ -96,7 +95,7 @@ class Compute:
 
     def half(self, call: Call, side: int, block: int) -> Half:
         """The half of a block; past the end stand copies of the last example."""
-        examples, recipe = call.sides[side], self.recipe
+        examples, recipe = call.sides.sides[side], self.recipe
         size, start = min(recipe.block, examples.n), block * recipe.block
         if recipe.kind == "examples":
             return examples.block(start, size)
@@ -112,7 +111,7 @@ class Compute:
         In a loop of the compiler's, whose steps share their memory: fresh memory is slow. Where `f`
         asks for values, in a loop of Python's.
         """
-        cut = partial(self.halves.call.sides[side].cut, x, kwargs, size=chunk)
+        cut = partial(self.halves.call.sides.sides[side].cut, x, kwargs, size=chunk)
 
         def one(start: Any) -> Half:
             x, kwargs = cut(start)
@@ -197,7 +196,7 @@ class Sink:
 
 
 @contextlib.contextmanager
-def bar(plan: BlockPlan, *, shown: bool) -> Iterator[Callable[[int], None]]:
+def _bar(plan: BlockPlan, *, shown: bool) -> Iterator[Callable[[int], None]]:
     """Pairs and tiles done, pairs a second, time left; or nothing."""
     if not shown:
         yield lambda pairs: None

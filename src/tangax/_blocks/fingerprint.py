@@ -22,11 +22,11 @@ def fingerprint(call: Call, function: str, version: str) -> dict[str, str]:
     trace, diagonal = call.axes
     found = {
         "function": function,
-        "parameters": tree_digest("params", call.params),
-        "x1": call.sides[0].digest(),
-        "x2": "the same as x1" if call.same else call.sides[1].digest(),
-        "keyword arguments of x1": tree_digest("kwargs", call.sides[0].constants),
-        "keyword arguments of x2": tree_digest("kwargs", call.sides[1].constants),
+        "parameters": _tree_digest("params", call.params),
+        "x1": call.sides.first.digest(),
+        "x2": "the same as x1" if call.sides.same else call.sides.other.digest(),
+        "keyword arguments of x1": _tree_digest("kwargs", call.sides.first.constants),
+        "keyword arguments of x2": _tree_digest("kwargs", call.sides.other.constants),
         "kernels": ", ".join(call.names),
         "trace_axes": str(trace),
         "diagonal_axes": str(diagonal),
@@ -45,7 +45,7 @@ def function_digest(call: Call) -> str:
     be told from others.
     """
     sha = hashlib.sha256()
-    for side in call.sides[: 2 - call.same]:
+    for side in call.sides.distinct:
         x, kwargs = side.shapes(1)
         try:
             found = traced(call, *split_arrays((call.params, x, kwargs)))
@@ -99,8 +99,7 @@ def cotangent(y: Any) -> Any:
     return np.zeros(y.shape, jax.dtypes.float0)
 
 
-def tree_digest(root: str, tree: Any) -> str:
-    """Of every leaf, with its path."""
+def _tree_digest(root: str, tree: Any) -> str:
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         sha.update(leaf_name(root, path).encode())

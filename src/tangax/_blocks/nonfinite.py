@@ -27,7 +27,7 @@ class Finite:
             odd = ~np.isfinite(part)
             if not odd.any():
                 continue
-            pair = array.pair(first_place(odd, array), index)
+            pair = array.pair(_first_place(odd, array), index)
             if self._first is None or pair < self._first[0]:
                 self._first = (pair, array.name)
         if self._first is not None and self._mode == "raise":
@@ -47,7 +47,7 @@ class Finite:
         )
 
 
-def first_place(odd: np.ndarray, array: Array) -> Index:
+def _first_place(odd: np.ndarray, array: Array) -> Index:
     """The first row that has such an entry, and its first column; of a diagonal the row again."""
     if array.columns is None:
         outputs = tuple(a for a in range(odd.ndim) if a != array.rows)

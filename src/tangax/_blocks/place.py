@@ -20,7 +20,7 @@ _LOCK = threading.Lock()
 
 def resolved(store: Any) -> Any:
     """A store, its path whole: a later call may run in another folder."""
-    local = local_path(store)
+    local = _local_path(store)
     if local is not None:
         return local
     zarr = zarr_module()
@@ -37,7 +37,7 @@ def locked(store: Any) -> Iterator[None]:
     Of a local path by a lock on a file beside it, which ends with the process; of other stores
     among the runs of this process.
     """
-    root = local_path(store)
+    root = _local_path(store)
     if root is None:
         key = store if isinstance(store, str) else id(store)
         with _LOCK:
@@ -52,9 +52,9 @@ def locked(store: Any) -> Iterator[None]:
     try:
         from filelock import FileLock, Timeout
     except ImportError as error:
-        raise ImportError(MISSING) from error
+        raise ImportError(_MISSING) from error
     try:
-        check_folder(root)
+        _check_folder(root)
         file = root.with_name(root.name + ".lock")
         file.touch()
         lock = FileLock(file, timeout=0)
@@ -62,8 +62,8 @@ def locked(store: Any) -> Iterator[None]:
     except Timeout:
         raise RuntimeError(IN_USE.format(root)) from None
     except OSError as error:
-        if error.errno in FULL:
-            raise unwritten(store, error) from error
+        if error.errno in _FULL:
+            raise _unwritten(store, error) from error
         msg = (
             f"store={str(root)!r} cannot be written: {error}. To open a finished kernel without "
             "writing, call load_kernel."
@@ -81,9 +81,9 @@ def locked(store: Any) -> Iterator[None]:
 
 
 # A full disk, or quota.
-FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)
+_FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)
 IN_USE = "the store {} is in use by another run."
-MISSING = "store= needs zarr and filelock: pip install 'tangax[store]'."
+_MISSING = "store= needs zarr and filelock: pip install 'tangax[store]'."
 
 
 @contextlib.contextmanager
@@ -92,11 +92,10 @@ def writing(store: Any) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise unwritten(store, error) from error
+        raise _unwritten(store, error) from error
 
 
-def unwritten(store: Any, error: OSError) -> OSError:
-    """The same kind of error, with the store and what to do."""
+def _unwritten(store: Any, error: OSError) -> OSError:
     msg = (
         f"the store {shown(store)} could not be written ({error.strerror or error}). What is there "
         "is kept: mend that, make room perhaps, and the same call continues."
@@ -104,7 +103,7 @@ def unwritten(store: Any, error: OSError) -> OSError:
     return OSError(error.errno, msg)
 
 
-def check_folder(root: Path) -> None:
+def _check_folder(root: Path) -> None:
     """Make the folder of a store; `ValueError` if something else is there."""
     root.parent.mkdir(parents=True, exist_ok=True)
     if root.is_dir():
@@ -122,8 +121,7 @@ def check_folder(root: Path) -> None:
         raise PermissionError(f"no permission to write to {writable}")
 
 
-def local_path(store: Any) -> Path | None:
-    """The folder of a store, if it is one of this machine."""
+def _local_path(store: Any) -> Path | None:
     if isinstance(store, (str, os.PathLike)):
         text = str(store).removeprefix("file://")
         return None if "://" in text else Path(text).expanduser().resolve()
@@ -133,12 +131,12 @@ def local_path(store: Any) -> Path | None:
 
 def location(store: Any) -> Any:
     """What Zarr is to open: a folder, or the store that was given."""
-    return local_path(store) or store
+    return _local_path(store) or store
 
 
 def shown(store: Any) -> str:
     """A store in a message."""
-    return str(local_path(store) or store)
+    return str(_local_path(store) or store)
 
 
 def zarr_module() -> Any:
@@ -146,11 +144,11 @@ def zarr_module() -> Any:
     try:
         import zarr
     except ImportError as error:
-        raise ImportError(MISSING) from error
+        raise ImportError(_MISSING) from error
     return zarr
 
 
 def has_metadata(store: Any) -> bool:
     """Whether the folder of a store has a file that says what it is."""
-    root = local_path(store)
+    root = _local_path(store)
     return root is not None and (root / METADATA).exists()

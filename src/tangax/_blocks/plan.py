@@ -16,10 +16,10 @@ import jax.numpy as jnp
 
 from .._arguments.sides import check_same_outputs
 from .._engine.explain import short
-from .._engine.output_axes import even
+from .._engine.ranges import even
 from .._shared.memory import in_bytes, nbytes
 from .._shared.tuning import tuning
-from .halves import Call, Halves, InExamples, InFactors, InOutputs
+from .halves import Call, Halves, InExamples, InFactors, InOutputs, metas
 
 # The share of what is free that a run may take. Of its budget what compiling takes, measured with
 # small networks, and of the remainder what is planned with: allocators hold more than they give.
@@ -53,8 +53,8 @@ class Round:
 class BlockPlan:
     """What a batched call will do, printed as a table.
 
-    `n`, `m`: examples; `resident`: blocks of rows that stay at once; `half`: bytes that are kept of
-    an example; `build`, `tile`: multiply-adds of an example's half, and of a tile. `held`: bytes by
+    `n`, `m`: examples; `resident`: blocks of rows that stay at once; `half`: bytes that are stored
+    of an example; `build`, `tile`: multiply-adds of an example's half, of a tile. `parts`: bytes by
     name; `memory`: the budget. `arrays`: the result's by name, shape, dtype.
     """
 
@@ -67,7 +67,7 @@ class BlockPlan:
     half: tuple[int, int]
     build: tuple[int, int]
     tile: int
-    held: dict[str, int]
+    parts: dict[str, int]
     memory: int
     arrays: tuple[tuple[str, tuple[int, ...], str], ...]
     on_disk: bool
@@ -133,7 +133,7 @@ class BlockPlan:
     @property
     def bytes(self) -> int:
         """Bytes held at most, as estimated."""
-        return sum(self.held.values())
+        return sum(self.parts.values())
 
     def seconds(self, flops_per_second: float) -> float:
         """The time that a device takes at a rate, two operations to a multiply-add."""
@@ -170,8 +170,8 @@ class BlockPlan:
             *halves,
             f"multiply-adds: evaluations {short(self.evaluating)}, tiles {short(self.contracting)}",
             "bytes: "
-            + ", ".join(f"{name} {in_bytes(number)}" for name, number in self.held.items()),
-            f"about {in_bytes(self.bytes)} in all, of {in_bytes(room_of(self.memory))}: memory "
+            + ", ".join(f"{name} {in_bytes(number)}" for name, number in self.parts.items()),
+            f"about {in_bytes(self.bytes)} in all, of {in_bytes(_room_of(self.memory))}: memory "
             f"{in_bytes(self.memory)} less {in_bytes(RESERVE)} for compiling and {1 - PLANNED:.0%}",
         ]
         return "\n".join(lines)
@@ -189,22 +189,22 @@ def plan_blocks(
 
     `recipe`: that of a run which this one continues. `ValueError` where one pair does not fit.
     """
-    room = room_of(memory)
+    room = _room_of(memory)
     tried: dict[str, BlockPlan] = {}
     for kind in kinds(call) if recipe is None else [recipe.kind]:
         tile_memory = max(1, room // 4) if recipe is None else recipe.memory
-        halves = halves_of(call, kind, tile_memory, recipe)
-        check_outputs(call, halves)
-        sizes = sizes_of(call, halves, room, batch_size, recipe)
+        halves = _halves_of(call, kind, tile_memory, recipe)
+        _check_outputs(call, halves)
+        sizes = _sizes_of(call, halves, room, batch_size, recipe)
         recipes = [Recipe(*size, kind, halves.forms, tile_memory) for size in sizes]
         for one in recipes:
-            tried[kind] = block_plan(call, halves, one, memory, on_disk=on_disk)
+            tried[kind] = _block_plan(call, halves, one, memory, on_disk=on_disk)
             if tried[kind].bytes <= room:
                 return tried[kind], halves
     least = min(tried.values(), key=lambda plan: plan.bytes)
     need = RESERVE + math.ceil(least.bytes / PLANNED)
     what = "a pair of examples" if recipe is None and batch_size is None else "a pair of blocks"
-    kernel = least.held["kernel"]
+    kernel = least.parts["kernel"]
     if 2 * kernel > least.bytes:
         what = f"the kernel, which alone takes {in_bytes(kernel)} (store= writes it to disk)"
     msg = (
@@ -215,8 +215,7 @@ def plan_blocks(
     raise ValueError(msg)
 
 
-def room_of(memory: int) -> int:
-    """What is planned with."""
+def _room_of(memory: int) -> int:
     return int(PLANNED * max(0, memory - RESERVE))
 
 
@@ -224,17 +223,16 @@ def kinds(call: Call) -> list[str]:
     """The kinds of halves to try, the best first."""
     if "ntk" not in call.names:
         return ["outputs"]
-    metas = [e.meta for e in InExamples.of(call, 1).examples]
-    if call.joint(metas) or not call.fn.ntk_fn.has_plan:
+    if call.joint(metas(InExamples.of(call, 1).examples)) or not call.fn.ntk_fn.has_plan:
         return ["examples"]
     return ["factors", "examples"]
 
 
-def check_outputs(call: Call, halves: Halves) -> None:
+def _check_outputs(call: Call, halves: Halves) -> None:
     """Refuse outputs of two kinds, and a sum over the examples: that cannot be cut in blocks."""
-    metas = [example.meta for example in halves.examples]
-    check_same_outputs(metas[0].treedef, metas[1].treedef)
-    for name, frame in zip(metas[0].names, call.frames(metas, [1, 1]), strict=True):
+    both = metas(halves.examples)
+    check_same_outputs(*(meta.treedef for meta in both.sides))
+    for name, frame in zip(both.first.names, call.frames(both, [1, 1]), strict=True):
         if frame.batch in frame.ax.trace:
             msg = (
                 f"trace_axes sums over axis {frame.batch} of {name}, the examples, which batch "
@@ -243,8 +241,7 @@ def check_outputs(call: Call, halves: Halves) -> None:
             raise ValueError(msg)
 
 
-def halves_of(call: Call, kind: str, memory: int, recipe: Recipe | None) -> Halves:
-    """Halves of a kind."""
+def _halves_of(call: Call, kind: str, memory: int, recipe: Recipe | None) -> Halves:
     if kind == "outputs":
         return InOutputs.of(call)
     if kind == "examples":
@@ -252,19 +249,19 @@ def halves_of(call: Call, kind: str, memory: int, recipe: Recipe | None) -> Halv
     return InFactors.of(call, memory, None if recipe is None else recipe.forms)
 
 
-def sizes_of(
+def _sizes_of(
     call: Call, halves: Halves, room: int, batch_size: int | None, recipe: Recipe | None
 ) -> list[tuple[int, int]]:
     """Examples of a block and of a chunk, the largest first."""
     if recipe is not None:
         return [(recipe.block, recipe.chunk)]
-    longest = max(1, *(side.n for side in call.sides))
+    longest = max(1, *call.lengths)
     blocks = halvings(even(longest, tuning().block).size)
     if batch_size is not None:
         blocks = [min(batch_size, longest)]
     if halves.kind == "examples":  # a tile is one call
         return [(block, block) for block in blocks]
-    evaluation = max(1, *(e.evaluation for e in halves.examples))
+    evaluation = max(1, *(e.evaluation for e in halves.examples.sides))
     chunk = max(1, tuning().chunk // evaluation)
     if batch_size is not None:
         return [(blocks[0], c) for c in halvings(min(blocks[0], chunk))]
@@ -287,55 +284,55 @@ def rounded(longest: int, block: int, chunk: int) -> tuple[int, int]:
     return -(-block // chunk) * chunk, chunk
 
 
-def block_plan(
+def _block_plan(
     call: Call, halves: Halves, recipe: Recipe, memory: int, *, on_disk: bool
 ) -> BlockPlan:
     """The plan of blocks of a size: as many rows stay as there is room for."""
     n, m = call.lengths
-    first, second = halves.examples
+    first, second = halves.examples.sides
     sizes = min(recipe.block, n), min(recipe.block, m)
     half = nbytes(first.half), nbytes(second.half)
     of_sides = sizes[0] * half[0], sizes[1] * half[1]
-    arrays = kernel_shapes(call, halves, (n, m))
+    arrays = _kernel_shapes(call, halves, (n, m))
     evaluating = recipe.chunk * max(first.evaluation, second.evaluation) + max(of_sides)
     tile = halves.price(sizes)
-    held = {
+    parts = {
         "kernel": 0 if on_disk else nbytes(arrays),
         "resident halves": of_sides[0],
         "passing halves": of_sides[1],
-        "evaluating or contracting": max(evaluating, tile.held),
+        "evaluating or contracting": max(evaluating, tile.peak_bytes),
         # On the device, on the way, and transposed; by Zarr once more, and encoded.
-        "tiles": (6 if on_disk else 4) * nbytes(kernel_shapes(call, halves, sizes)),
-        "inputs": 2 * sum(side.nbytes(b) for side, b in zip(call.sides, sizes, strict=True)),
+        "tiles": (6 if on_disk else 4) * nbytes(_kernel_shapes(call, halves, sizes)),
+        "inputs": 2 * sum(side.nbytes(b) for side, b in zip(call.sides.sides, sizes, strict=True)),
     }
-    spare = max(0, room_of(memory) - sum(held.values()))
+    spare = max(0, _room_of(memory) - sum(parts.values()))
     resident = min(max(1, -(-n // recipe.block)), 1 + spare // max(1, of_sides[0]))
-    held["resident halves"] *= resident
+    parts["resident halves"] *= resident
     return BlockPlan(
         n=n,
         m=m,
-        same=call.same,
-        joint=call.joint([first.meta, second.meta]),
+        same=call.sides.same,
+        joint=call.joint(metas(halves.examples)),
         recipe=recipe,
         resident=resident,
         half=half,
         build=(first.build, second.build),
         tile=tile.multiply_adds,
-        held=held,
+        parts=parts,
         memory=memory,
         arrays=tuple((name, a.shape, str(a.dtype)) for name, a in arrays.items()),
         on_disk=on_disk,
     )
 
 
-def kernel_shapes(call: Call, halves: Halves, sizes: tuple[int, int]) -> dict[str, Any]:
+def _kernel_shapes(call: Call, halves: Halves, sizes: tuple[int, int]) -> dict[str, Any]:
     """Every array of the kernel of so many examples, by name: "ntk", or "ntk/1" of several."""
-    first, second = halves.examples
-    frames = call.frames([first.meta, second.meta], sizes)
-    found = {}
+    first, second = halves.examples.sides
+    frames = call.frames(metas(halves.examples), sizes)
+    arrays = {}
     for name in call.names:
         for r, frame in enumerate(frames):
             dtype = jnp.promote_types(first.dtypes[name][r], second.dtypes[name][r])
             label = f"{name}/{r}" if len(frames) > 1 else name
-            found[label] = jax.ShapeDtypeStruct(frame.result_shape, dtype)
-    return found
+            arrays[label] = jax.ShapeDtypeStruct(frame.result_shape, dtype)
+    return arrays

@@ -18,7 +18,7 @@ from .tiles import Array, Index, present
 # The attribute that holds the manifest, and the array of checksums, a row of tiles to a chunk.
 MANIFEST, TILES, FORMAT = "tangax", "tiles", 2
 # Marks a tile as finished, beside its checksum.
-DONE = 2**32
+_DONE = 2**32
 
 
 def load_kernel(store: Any) -> Any:
@@ -54,7 +54,7 @@ def load_kernel(store: Any) -> Any:
     group = opened(store)
     if group is None:
         raise ValueError(f"there is no kernel at {shown(store)}.")
-    manifest = manifest_of(group, store)
+    manifest = _manifest_of(group, store)
     done, of = progress_of(group, store)
     if done < of or not of:
         msg = (
@@ -70,7 +70,7 @@ def load_kernel(store: Any) -> Any:
                 "it again, or run the call that began it, which computes them anew."
             )
             raise ValueError(msg)
-    return by_name(arrays, manifest)
+    return _by_name(arrays, manifest)
 
 
 def progress_of(group: Any, store: Any) -> tuple[int, int]:
@@ -78,11 +78,11 @@ def progress_of(group: Any, store: Any) -> tuple[int, int]:
     tiles = part(group, store, TILES)
     if tiles is None:
         return 0, 0
-    sums = read_sums(tiles)
+    sums = _read_sums(tiles)
     return int(np.count_nonzero(sums)), sums.size
 
 
-def read_sums(tiles: Any) -> np.ndarray:
+def _read_sums(tiles: Any) -> np.ndarray:
     """The checksums of tiles; zero for those whose file is damaged."""
 
     def read(row: int) -> np.ndarray:
@@ -95,7 +95,7 @@ def read_sums(tiles: Any) -> np.ndarray:
     return np.stack(rows) if rows else np.zeros(tiles.shape, np.uint64)
 
 
-def by_name(arrays: dict[str, Any], manifest: dict[str, Any]) -> Any:
+def _by_name(arrays: dict[str, Any], manifest: dict[str, Any]) -> Any:
     """The arrays of a finished store in the form that `load_kernel` documents."""
     names, outputs = tuple(manifest["kernels"]), manifest["outputs"]
     kernels = [
@@ -114,7 +114,7 @@ class OnDisk:
         self._arrays, self._store = arrays, store
         self.kernels = [group[a.name] for a in arrays]
         self._tiles = group[TILES]
-        self._sums = read_sums(self._tiles)
+        self._sums = _read_sums(self._tiles)
 
     def finished(self, index: Index) -> list[np.ndarray] | None:
         """The parts of a tile that is there and as it was written."""
@@ -127,7 +127,7 @@ class OnDisk:
             ]
         except Exception:  # whatever a codec makes of a damaged file
             parts = []
-        if checksum(parts) == int(self._sums[self._row(index)]):
+        if _checksum(parts) == int(self._sums[self._row(index)]):
             return parts
         self._mark(index, 0)
         return None
@@ -138,7 +138,7 @@ class OnDisk:
         with writing(self._store):
             for (array, kernel), part in pairs:
                 kernel[array.region(index)] = part
-            self._mark(index, checksum(parts))
+            self._mark(index, _checksum(parts))
 
     def _mark(self, index: Index, value: int) -> None:
         row = self._row(index)
@@ -149,13 +149,13 @@ class OnDisk:
         return index[0], index[1] if self._sums.shape[1] > 1 else 0
 
 
-def checksum(parts: Sequence[np.ndarray]) -> int:
+def _checksum(parts: Sequence[np.ndarray]) -> int:
     """Of a tile's arrays; never zero."""
     total = 0
     for part in parts:
         if part.size:
             total = zlib.crc32(np.ascontiguousarray(part).data.cast("B"), total)
-    return DONE + total
+    return _DONE + total
 
 
 # Opening
@@ -170,16 +170,15 @@ def opened(store: Any, mode: str = "r") -> Any:
         raise ValueError(f"{shown(store)} holds no kernel, but something else.") from error
     except (FileNotFoundError, KeyError) as error:
         if has_metadata(store):
-            raise damaged(store, METADATA) from error
+            raise _damaged(store, METADATA) from error
         return None
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever Zarr makes of a damaged file
-        raise damaged(store, METADATA) from error
+        raise _damaged(store, METADATA) from error
 
 
-def damaged(store: Any, file: str) -> ValueError:
-    """What is damaged, and what to do."""
+def _damaged(store: Any, file: str) -> ValueError:
     return ValueError(
         f"the store {shown(store)} is damaged: {file} is not as it was written. Restore that file "
         "from a copy; or remove the store, and the call computes the kernel anew."
@@ -190,7 +189,7 @@ def recipe_of(
     group: Any, store: Any, fingerprint: dict[str, str], batch_size: int | None
 ) -> Recipe:
     """The recipe of the run that a store belongs to; `ValueError` if it is another kernel's."""
-    manifest = manifest_of(group, store)
+    manifest = _manifest_of(group, store)
     there = manifest["fingerprint"]
     differ = [k for k in {**there, **fingerprint} if there.get(k) != fingerprint.get(k)]
     if differ:
@@ -199,19 +198,19 @@ def recipe_of(
                 for k in differ]  # fmt: skip
         msg = (
             f"the store {shown(store)} holds another kernel: these differ: {', '.join(told)}. "
-            f"{FUNCTION if 'function' in differ else ''}Choose another path, or remove the store."
+            f"{_FUNCTION if 'function' in differ else ''}Choose another path, or remove the store."
         )
         raise ValueError(msg)
-    return sized(recipe_in(manifest), store, manifest, batch_size)
+    return _sized(_recipe_in(manifest), store, manifest, batch_size)
 
 
-FUNCTION = (
+_FUNCTION = (
     "The function is all that f computes: its equations, rules of derivation, and what it closes "
     "over. "
 )
 
 
-def sized(recipe: Recipe, store: Any, manifest: dict[str, Any], batch_size: int | None) -> Recipe:
+def _sized(recipe: Recipe, store: Any, manifest: dict[str, Any], batch_size: int | None) -> Recipe:
     """The recipe, if `batch_size` is that of the store or none."""
     longest = max(1, *manifest["examples"])
     if batch_size is not None and min(batch_size, longest) != min(recipe.block, longest):
@@ -227,30 +226,28 @@ def recipe_there(
     group: Any, store: Any, examples: list[int], batch_size: int | None
 ) -> Recipe | None:
     """The recipe of a store for so many examples."""
-    manifest = manifest_of(group, store)
+    manifest = _manifest_of(group, store)
     if manifest["examples"] != examples:
         return None
-    return sized(recipe_in(manifest), store, manifest, batch_size)
+    return _sized(_recipe_in(manifest), store, manifest, batch_size)
 
 
-def recipe_in(manifest: dict[str, Any]) -> Recipe:
-    """The recipe that a manifest holds."""
+def _recipe_in(manifest: dict[str, Any]) -> Recipe:
     found = manifest["recipe"]
     return Recipe(**(found | {"forms": tuple(found["forms"])}))
 
 
-def manifest_of(group: Any, store: Any) -> dict[str, Any]:
-    """The manifest of a store."""
+def _manifest_of(group: Any, store: Any) -> dict[str, Any]:
     manifest = group.attrs.asdict().get(MANIFEST)
     is_ours = isinstance(manifest, dict) and manifest.get("format") == FORMAT
     if not is_ours or group.metadata.zarr_format != 3:
         raise ValueError(f"{shown(store)} is a Zarr group, but holds no kernel of this format.")
-    if manifest != sealed(manifest):
-        raise damaged(store, METADATA)
+    if manifest != _sealed(manifest):
+        raise _damaged(store, METADATA)
     return manifest
 
 
-def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
     """A manifest as JSON has it, with a checksum."""
     text = json.dumps({k: v for k, v in manifest.items() if k != "checksum"}, sort_keys=True)
     return json.loads(text) | {"checksum": zlib.crc32(text.encode())}
@@ -258,7 +255,7 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def part(group: Any, store: Any, name: str) -> Any:
     """An array of a store, or `None`; `ValueError` if it is not what the manifest says."""
-    manifest, file = manifest_of(group, store), f"{name}/{METADATA}"
+    manifest, file = _manifest_of(group, store), f"{name}/{METADATA}"
     try:
         if name not in group:
             return None
@@ -266,15 +263,15 @@ def part(group: Any, store: Any, name: str) -> Any:
         stored = array.filters, array.serializer, array.compressors
         whole = (
             layout(array.shape, array.chunks, array.dtype) == manifest["arrays"].get(name)
-            and dict(zip(CODECS, stored, strict=True)) == codecs()
+            and dict(zip(_CODECS, stored, strict=True)) == _codecs()
             and array.attrs.asdict().get(MANIFEST) == manifest
         )
     except Exception as error:  # whatever Zarr makes of a damaged file
         if isinstance(error, MemoryError | OSError) and not isinstance(error, FileNotFoundError):
             raise
-        raise damaged(store, file) from error
+        raise _damaged(store, file) from error
     if not whole:
-        raise damaged(store, file)
+        raise _damaged(store, file)
     return array
 
 
@@ -283,14 +280,14 @@ def layout(shape: Sequence[int], chunks: Sequence[int], dtype: Any) -> dict[str,
     return {"shape": list(shape), "chunks": list(chunks), "dtype": str(dtype)}
 
 
-CODECS = ("filters", "serializer", "compressors")
+_CODECS = ("filters", "serializer", "compressors")
 
 
-def codecs() -> dict[str, Any]:
+def _codecs() -> dict[str, Any]:
     """How entries are stored: as they are, with a checksum."""
     zarr = zarr_module()
     stored = (), zarr.codecs.BytesCodec(endian="little"), (zarr.codecs.Crc32cCodec(),)
-    return dict(zip(CODECS, stored, strict=True))
+    return dict(zip(_CODECS, stored, strict=True))
 
 
 def layouts(plan: BlockPlan, arrays: Sequence[Array]) -> dict[str, Any]:
@@ -308,10 +305,10 @@ def created(store: Any, plan: BlockPlan, arrays: Sequence[Array], about: dict[st
     with writing(store):
         if group is None:
             known = {"recipe": asdict(plan.recipe), "arrays": layouts(plan, arrays)}
-            manifest = sealed({"format": FORMAT, **known, **about})
+            manifest = _sealed({"format": FORMAT, **known, **about})
             attributes = {MANIFEST: manifest}
             group = zarr.create_group(location(store), attributes=attributes, zarr_format=3)
-        manifest = manifest_of(group, store)
+        manifest = _manifest_of(group, store)
         for name, form in manifest["arrays"].items():
             if part(group, store, name) is None:
                 group.create_array(
@@ -322,6 +319,6 @@ def created(store: Any, plan: BlockPlan, arrays: Sequence[Array], about: dict[st
                     fill_value=0 if name == TILES else float("nan"),
                     config={"write_empty_chunks": True},
                     attributes={MANIFEST: manifest},
-                    **codecs(),
+                    **_codecs(),
                 )
     return group

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .halves import Call, Halves
+from .halves import Call, Halves, metas
 from .plan import BlockPlan
 
 Index = tuple[int, int]
@@ -57,7 +57,7 @@ class Array:
 
 def arrays_of(plan: BlockPlan, call: Call, halves: Halves) -> list[Array]:
     """The arrays of a planned kernel."""
-    frames = call.frames([e.meta for e in halves.examples], [plan.n, plan.m])
+    frames = call.frames(metas(halves.examples), [plan.n, plan.m])
     found = []
     for a, (name, shape, dtype) in enumerate(plan.arrays):
         frame = frames[a % len(frames)]

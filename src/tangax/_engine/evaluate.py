@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from .. import _jaxpr
 from .._shared.tuning import tuning
@@ -102,18 +101,15 @@ def run(
 
 
 def _scales_at(atoms: Sequence[Any], scale_of: dict[Any, dict[int, Any]]) -> Scales:
-    """The scales of the views among operands or results."""
     variables = [(a, v) for a, v in enumerate(atoms) if not _jaxpr.is_literal(v)]
     return {(a, r): scale for a, v in variables for r, scale in scale_of.get(v, {}).items()}
 
 
 def _of_operand(scales: Scales, operand: int) -> Scales:
-    """The scales of one, alone."""
     return {(0, r): scale for (a, r), scale in scales.items() if a == operand}
 
 
 def _scales(step: Step, values: Sequence[Any], known: Scales) -> Scales:
-    """The scales of the views after a step."""
     found: Scales = {}
     for a, views in enumerate(step.views):
         for r, (slot, _) in enumerate(views):
@@ -126,7 +122,6 @@ def _scales(step: Step, values: Sequence[Any], known: Scales) -> Scales:
 
 
 def _multiplied(step: Step, scale: Any, factor: jax.Array) -> Any:
-    """The scale, if there was one, times or over a factor."""
     if _jaxpr.name(step.eqn) == "div":
         return 1 / factor if scale is None else scale / factor
     return factor if scale is None else scale * factor
@@ -155,7 +150,6 @@ def _enter(
 
 
 def _tapped(site: Site, results: Sequence[Any], taps: list[jax.Array]) -> list[Any]:
-    """The results with the zeros added."""
     remaining = iter(taps)
     return [
         y if r is None else y + next(remaining) for y, r in zip(results, site.results, strict=True)
@@ -177,29 +171,21 @@ def _run_loop(
     """
     scan, inner_taps = loop.scan, taps[0]
     values, records = _enter(loop, values, scales, taps[1])
-    first = scan.consts + scan.carry
-    consts, init, xs = values[: scan.consts], values[scan.consts : first], values[first:]
+    consts, init, xs = scan.parts(values)
 
     def body(carry: list[Any], x: Any) -> tuple[list[Any], Any]:
         inner_xs, tap = x
         results, _, record = run(loop.body, [*consts, *carry, *inner_xs], {}, tap)
-        kept, treedef = jax.tree.flatten(record)
-        once = {id(value): value for value in kept}
-        order[:] = [list(once).index(id(value)) for value in kept]
+        recorded, treedef = jax.tree.flatten(record)
+        once = {id(value): value for value in recorded}
+        order[:] = [list(once).index(id(value)) for value in recorded]
         shape[:] = [treedef]
         return results[: scan.carry], (results[scan.carry :], list(once.values()))
 
     order: list[int] = []
     shape: list[Any] = []
-    carry, (ys, kept) = lax.scan(
-        body,
-        init,
-        (xs, inner_taps),
-        length=scan.length,
-        reverse=scan.reverse,
-        unroll=scan.unroll,
-    )
-    inner = shape[0].unflatten([kept[a] for a in order])
+    carry, (ys, stacked) = scan.run(body, init, (xs, inner_taps))
+    inner = shape[0].unflatten([stacked[a] for a in order])
     outer_scales = [scales.get(slot) for slot, _ in loop.views]
     return [*carry, *ys], [inner, outer_scales, records]
 
@@ -217,10 +203,10 @@ def collected(
     by_leaf: list[list[Factor]] = [[] for _ in range(leaves)]
     for leaf, factor in _collect(program, cotangents, records):
         by_leaf[leaf].append(factor)
-    return [list(map(flat, grouped(list(map(real, found))))) for found in by_leaf]
+    return [list(map(_flat, grouped(list(map(real, found))))) for found in by_leaf]
 
 
-def flat(factor: Factor) -> Factor:
+def _flat(factor: Factor) -> Factor:
     """A materialised Jacobian as `[o, p]`."""
     if isinstance(factor, Materialised):
         return replace(factor, J=factor.J.reshape(len(factor.J), math.prod(factor.J.shape[1:])))

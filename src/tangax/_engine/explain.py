@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from .. import _jaxpr
-from .._arguments.sides import Pair
-from .._shared.axes import Axes
+from .._arguments.sides import Arguments
 from .._shared.memory import in_bytes, is_refused
+from .._shared.pair import Pair
 from .contract.cost import Cost
-from .kernel import frames, pairs_by_leaf, plan_outputs, result_dtype
 from .kinds import Factor, Factored, OneHot, cotangent
-from .linearise import Linear, Source, linearise
-from .program import Found, describe
+from .linearise import Source
+from .output_axes import Frame
+from .pairing import pair_shapes
+from .plan import OutputPlan, result_dtype
+from .program import Found
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Plan:
     """A plan, printed as a table.
 
     `forward`, `backward`, `contraction`: multiply-adds of evaluating `f`, of the cotangents of
-    every output, and of contracting the factors. `memory`: the budget in bytes; `held`: an estimate
-    of the bytes that the call holds at most, its arguments and its result besides. `checked`:
+    every output, and of contracting the factors. `memory`: the budget in bytes; `peak_bytes`: an
+    estimate of what the call holds at most, its arguments and its result besides. `checked`:
     leaves that were compared with `jax.vjp` at these shapes, if a call was; `distrusted`: those
     that differed.
     """
@@ -71,7 +71,7 @@ class Plan:
     forward: int
     backward: int
     memory: int
-    held: int
+    peak_bytes: int
     arguments: int
     result: int
     checked: tuple[str, ...] | None = None
@@ -80,7 +80,7 @@ class Plan:
     @property
     def bytes(self) -> int:
         """Bytes held at most: the arguments, the kernel, and what is computed on the way."""
-        return self.arguments + self.result + self.held
+        return self.arguments + self.result + self.peak_bytes
 
     @property
     def contraction(self) -> int:
@@ -133,15 +133,14 @@ class Plan:
         )
         lines.append(
             f"bytes: arguments {in_bytes(self.arguments)}, kernel {in_bytes(self.result)}, "
-            f"held besides about {in_bytes(self.held)}; memory {in_bytes(self.memory)}"
-            + (" IS EXCEEDED: take fewer examples" if self.held > self.memory else "")
-            + ("; A CALL IS REFUSED" if is_refused(self.held, self.memory) else "")
+            f"held besides about {in_bytes(self.peak_bytes)}; memory {in_bytes(self.memory)}"
+            + (" IS EXCEEDED: take fewer examples" if self.peak_bytes > self.memory else "")
+            + ("; A CALL IS REFUSED" if is_refused(self.peak_bytes, self.memory) else "")
         )
         lines.append(self._checks())
         return "\n".join(lines)
 
     def _checks(self) -> str:
-        """What was checked, for a person to read."""
         if self.checked is None:
             return "not yet checked at these shapes: a call outside jit does it, or ntk_fn.check"
         leaves = {row.leaf for row in self.rows}
@@ -155,61 +154,41 @@ NAMES = ("diagonal", "traced", "of x1", "of x2")
 
 
 def make_plan(
-    pair: Pair,
-    trace: Axes,
-    diagonal: Axes,
+    given: Arguments,
+    sources: Pair[Source],
+    every: list[Frame],
+    outputs: list[OutputPlan],
     *,
     arguments: int,
     memory: int,
-    factored: bool,
-    distrusted: Collection[str] = (),
 ) -> Plan:
-    """What a kernel call will do; traces, and computes nothing."""
-    params = pair.params
-    first = linearise(pair, pair.first, distrusted)
-    second = first if pair.same else linearise(pair, pair.second, distrusted)
-    every = frames(first.meta, second.meta, trace, diagonal)
-    outputs = plan_outputs(first, second, every, memory, factored=factored)
-    sites = list(describe(first.program)) if isinstance(first, Linear) else []
-    by_leaf = pairs_by_leaf(first, second)
-    sides = [first] if pair.same else [first, second]
-    one = [backward_flops(source) for source in sides]
+    """What a kernel call will do."""
+    params, uses = given.params, sources.first.uses()
+    leaves = list(enumerate(pair_shapes(sources)))
+    flops = sources.map(lambda source: source.flops())
     rows, blocks = [], []
     backward = result = 0
-    for a, (name, frame, output) in enumerate(zip(pair.names, every, outputs, strict=True)):
-        label = name if len(pair.names) > 1 else ""
+    for a, (name, frame, output) in enumerate(zip(given.names, every, outputs, strict=True)):
+        label = name if len(given.names) > 1 else ""
         costs = iter(output.costs)
-        for leaf, pairs in enumerate(by_leaf):
-            found = tuple(site for site in sites if site.leaf == leaf)
-            where = (params.paths[leaf], tuple(params.leaves[leaf].shape), label, found)
-            for factor, _ in pairs:
-                shapes = factor_shapes(factor, frame.size(0))
-                rows.append(row(*where, shapes, next(costs), output.pairs))
+        for leaf, pairs in leaves:
+            sites = tuple(use for use in uses if use.leaf == leaf)
+            where = (params.paths[leaf], tuple(params.leaves[leaf].shape), label, sites)
+            for pair in pairs:
+                shapes = _factor_shapes(pair.first, frame.size(0))
+                rows.append(_row(*where, shapes, next(costs), output.pairs))
         sizes, runs = zip(*((block.size, block.runs) for block in output.blocks), strict=True)
         blocks.append(Blocks(label, sizes, runs, output.passes))
-        backward += sum(p * each for p, each in zip(output.passes, (one[0], one[-1]), strict=True))
+        each = zip(output.passes, flops.sides, strict=True)
+        backward += sum(passes * of_one for passes, (_, of_one) in each)
         kernel = frame.kernel_shape(output.d.count, output.o.count, output.q.count)
-        result += math.prod(kernel) * result_dtype(first, second, a).itemsize
-    held = max((output.held for output in outputs), default=0)
-    forward = sum(map(forward_flops, sides))
-    return Plan(tuple(rows), tuple(blocks), forward, backward, memory, held, arguments, result)
+        result += math.prod(kernel) * result_dtype(sources, a).itemsize
+    peak = max((output.peak_bytes for output in outputs), default=0)
+    forward = sum(forward for forward, _ in flops.distinct)
+    return Plan(tuple(rows), tuple(blocks), forward, backward, memory, peak, arguments, result)
 
 
-def forward_flops(source: Source) -> int:
-    """Multiply-adds of one evaluation of `f` on all examples of a side."""
-    if not isinstance(source, Linear):
-        return 0
-    return _jaxpr.multiply_adds(source.program.jaxpr) * (source.n or 1)
-
-
-def backward_flops(source: Source) -> int:
-    """Multiply-adds of one backward pass, from an output of every example to all sites."""
-    if not isinstance(source, Linear) or not source.meta.shapes:
-        return 0
-    return _jaxpr.multiply_adds(_jaxpr.trace(source.pullback, source.cotangents()))
-
-
-def row(
+def _row(
     leaf: str,
     shape: tuple[int, ...],
     output: str,
@@ -218,7 +197,6 @@ def row(
     cost: Cost,
     runs: int,
 ) -> Row:
-    """The row of one pair of factors, contracted so many times."""
     kinds = dict.fromkeys(site.kind for site in sites)
     return Row(
         leaf,
@@ -227,16 +205,16 @@ def row(
         sites,
         "+".join(kinds),
         factors,
-        cost.term.order,
+        cost.term.order.name,
         cost.term.tiles,
         cost.term.groups,
         cost.multiply_adds * runs,
-        cost.held,
+        cost.peak_entries,
         "; ".join(dict.fromkeys(site.why for site in sites if site.why)),
     )
 
 
-def factor_shapes(factor: Factor, o: int) -> str:
+def _factor_shapes(factor: Factor, o: int) -> str:
     """Shapes for one example and so many outputs; one-hot rows by their ids."""
     G = [o, *cotangent(factor).shape[2:]]
     if not isinstance(factor, Factored):

@@ -1,256 +1,84 @@
-"""The Jacobian of `f` over the examples of one side, in factors: of all outputs, or block by block.
+"""The Jacobian of `f` over the examples of one side, linearised: factors of any outputs on demand.
 
-`Linear` holds what one forward pass leaves behind and takes the factors of any outputs on demand;
-`Factors` holds those of all outputs, and is what a user may keep.
+`Passes` are the backward passes that one forward pass leaves behind; `Linear` takes them for as
+many outputs at a time as are fast.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import _jaxpr
-from .._arguments.sides import Pair, Side
+from .._arguments.sides import Arguments, Side
 from .._shared import derivatives
 from .._shared.memory import nbytes
 from .._shared.meshes import shape_like, varying, varying_axes
 from .._shared.trees import kernel_dtype
 from .._shared.tuning import tuning
 from . import evaluate
-from .kinds import Factor, Factored, Materialised, cotangent, with_cotangent
-from .output_axes import even, loop
-from .plan import Load
-from .program import Program, describe, find, largest
+from .factors import ByLeaf, Factors, Load, Meta, on_cotangents
+from .kinds import Factored, Materialised, cotangent
+from .program import Found, Program, describe, find, largest
+from .ranges import even, loop
 
 logger = logging.getLogger("tangax")
 
-ByLeaf = list[list[Factor]]
-
 
 @dataclass(frozen=True)
-class Meta:
-    """What is static of one side's factors: outputs by name, shape, batch axis; the tree.
+class Passes:
+    """Backward passes of `f` over the `n` examples of one side (`None`: the batch is one example).
 
-    `leaves`: path and shape of every parameter.
+    `pullback` takes cotangents of the outputs to those of the zeros added at sites; `records`: what
+    the sites recorded; `whole_leaves`: those whose Jacobians are taken whole from `f` itself, by
+    `whole_pullback`. `outputs`: as `f` has them, the examples along `out_axes`.
     """
 
-    leaves: tuple[tuple[str, tuple[int, ...]], ...]
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    out_axes: tuple[int | None, ...]
-    dtypes: tuple[Any, ...]
-    treedef: Any
-
-    def sizes(self) -> list[int]:
-        """The number of outputs of one example, for each output of `f`."""
-        return [
-            math.prod(d for a, d in enumerate(shape) if a != axis)
-            for shape, axis in zip(self.shapes, self.out_axes, strict=True)
-        ]
-
-
-class Source(Protocol):
-    """The factors of one side."""
-
-    @property
-    def meta(self) -> Meta:
-        """What is static."""
-        ...
-
-    @property
-    def outputs(self) -> list[jax.Array]:
-        """`f(params, x)`, leaf by leaf."""
-        ...
-
-    def whole(self) -> Factors:
-        """The factors of all outputs."""
-        ...
-
-    def block(self, output: int, index: Any) -> ByLeaf:
-        """The factors, `[n, len(index), ...]`, of some of the entries of one output of `f`."""
-        ...
-
-    def held(self) -> Source:
-        """What does not depend on the outputs asked for, computed now."""
-        ...
-
-    @property
-    def unit(self) -> ByLeaf:
-        """The shapes of the factors of a single entry of any output."""
-        ...
-
-    def load(self) -> Load:
-        """The bytes held."""
-        ...
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["outputs", "by_leaf"], meta_fields=["meta"])
-@dataclass(frozen=True)
-class Factors:
-    """The Jacobian of `f` over the examples of one input, factored leaf by leaf.
-
-    `outputs` are `f(params, x)`, leaf by leaf; `by_leaf` holds, for every floating-point leaf of
-    the parameters, its factors with a leading axis of examples.
-    """
-
-    outputs: list[jax.Array]
-    by_leaf: ByLeaf
-    meta: Meta
-
-    def whole(self) -> Factors:
-        """Themselves."""
-        return self
-
-    def block(self, output: int, index: Any) -> ByLeaf:
-        """Some of the entries of one output."""
-        sizes = self.meta.sizes()
-        start, count = sum(sizes[:output]), sizes[output]
-        if isinstance(index, np.ndarray) and np.array_equal(index, np.arange(count)):
-            return on_cotangents(lambda G: G[:, start : start + count], self.by_leaf)
-        return on_cotangents(lambda G: jnp.take(G, start + index, axis=1), self.by_leaf)
-
-    def held(self) -> Factors:
-        """Themselves."""
-        return self
-
-    @property
-    def unit(self) -> ByLeaf:
-        """The shapes of the factors of a single entry of any output."""
-        one = self.by_leaf if self.meta.shapes else []
-        return jax.eval_shape(lambda: on_cotangents(lambda G: G[:, :1], one))
-
-    def load(self) -> Load:
-        """Blocks of them are copies; they themselves are the caller's."""
-        output = nbytes([cotangent(f) for leaf in self.unit for f in leaf])
-        return Load(0, output, output, sys.maxsize, 0)
-
-
-@dataclass(frozen=True)
-class Linear:
-    """`f` linearised at every example of one side: cotangents in, factors out.
-
-    `pullback` takes cotangents of the outputs to those of the zeros added at sites, shaped as
-    `taps`; `records`: what the sites kept; `widest`: bytes of the largest array that a backward
-    pass meets; `unit`: shapes of the factors of one output; `whole_leaves`: those whose Jacobians
-    are taken whole from `f` itself, by `whole_pullback`; `fixed`: the factors `A`, once computed.
-    """
-
-    meta: Meta
-    outputs: list[jax.Array]
     program: Program
     pullback: Callable[..., Any]
     records: Any
     n: int | None
-    taps: Any
+    outputs: list[jax.Array]
+    out_axes: tuple[int | None, ...]
     leaves: list[jax.Array]
-    widest: int
-    unit: ByLeaf
-    in_sequence: bool = False
-    whole_leaves: tuple[int, ...] = ()
-    whole_pullback: Callable[..., Any] = lambda seeds: ([],)
-    fixed: list[list[Any]] | None = None
-
-    def whole(self) -> Factors:
-        """The factors of all outputs, from one backward pass for each."""
-        total = sum(self.meta.sizes())
-        return Factors(self.outputs, self._of_entries(np.arange(total)), self.meta)
-
-    def block(self, output: int, index: Any) -> ByLeaf:
-        """Some of the entries of one output."""
-        return self._of_entries(sum(self.meta.sizes()[:output]) + index)
-
-    def _of_entries(self, index: Any) -> ByLeaf:
-        """Some of the entries of all outputs in a row: as many at a time as `chunk` says."""
-        some = even(len(index), self.chunk)
-        if some.whole:
-            return self._pulled(index)
-        index, source = jnp.asarray(index), self if self.fixed else self.held()
-
-        def part(start: Any) -> ByLeaf:
-            return source._pulled(jax.lax.dynamic_slice(index, (start,), (some.size,)))
-
-        def filled(by_leaf: ByLeaf, start: Any) -> ByLeaf:
-            def put(G: jax.Array, new: jax.Array) -> jax.Array:
-                return jax.lax.dynamic_update_slice_in_dim(G, new, start, 1)
-
-            return on_cotangents(put, by_leaf, part(start))
-
-        def room(G: Any) -> jax.Array:
-            shape = (G.shape[0], len(index), *G.shape[2:])
-            return varying(jnp.zeros(shape, G.dtype), varying_axes(self.outputs))
-
-        return loop(filled, on_cotangents(room, source._with_fixed(source.unit)), some.starts)
-
-    def _pulled(self, index: Any) -> ByLeaf:
-        """Some of the entries, at once."""
-        cotangents, start = [], 0
-        for y in self._examples():
-            rows = index[:, None] == start + np.arange(y.size)
-            cotangents.append(jnp.asarray(rows, y.dtype).reshape(len(index), *y.shape))
-            start += y.size
-        return self._with_fixed(self.taken(cotangents))
-
-    def _with_fixed(self, by_leaf: ByLeaf) -> ByLeaf:
-        """With the factors `A` that were computed before, if they were."""
-        if self.fixed is None:
-            return by_leaf
-        return [
-            [f if A is None else replace(f, A=A) for f, A in zip(*leaf, strict=True)]
-            for leaf in zip(by_leaf, self.fixed, strict=True)
-        ]
-
-    @property
-    def chunk(self) -> int:
-        """How many outputs are pulled back at a time."""
-        if self.slow_in_loops:
-            return sys.maxsize
-        return max(1, tuning().pulled // max(1, self.widest))
+    in_sequence: bool
+    whole_leaves: tuple[int, ...]
+    whole_pullback: Callable[..., Any]
 
     @property
     def slow_in_loops(self) -> bool:
         """Whether there are convolutions, and they are slower so, and with channels in front."""
         return not tuning().any_convolution and _jaxpr.convolves(self.program.jaxpr)
 
-    def held(self) -> Linear:
-        """The same, with the factors that do not depend on the outputs computed once."""
-        by_leaf = self._pulled(jnp.zeros(1, int))
-        fixed = [[f.A if isinstance(f, Factored) else None for f in leaf] for leaf in by_leaf]
-        return replace(self, fixed=fixed)
-
-    def load(self) -> Load:
-        """Residuals, records and `A`; for each output its cotangents, and factors made of them."""
-        factors = [f for leaf in self.unit for f in leaf]
-        fixed = [f.A for f in factors if isinstance(f, Factored)]
-        kept = [self.outputs, self.records, fixed, jax.tree.leaves(self.pullback)]
-        own = {id(leaf) for leaf in self.leaves}
-        arrays = [a for a in jax.tree.leaves(kept) if id(a) not in own]
-        seeds = nbytes(self.outputs) + nbytes(self._examples())
-        kept = nbytes(list(map(cotangent, factors)))
-        steps = _jaxpr.equations(self.program.jaxpr)
-        return Load(nbytes(arrays), seeds + nbytes(self.taps) + kept, kept, self.chunk, steps)
-
-    def _examples(self) -> Sequence[jax.ShapeDtypeStruct]:
+    def examples(self) -> Sequence[jax.ShapeDtypeStruct]:
         """The outputs of one example."""
         return [
             jax.ShapeDtypeStruct([d for a, d in enumerate(y.shape) if a != axis], y.dtype)
-            for y, axis in zip(self.outputs, self.meta.out_axes, strict=True)
+            for y, axis in zip(self.outputs, self.out_axes, strict=True)
         ]
 
     def cotangents(self) -> list[jax.ShapeDtypeStruct]:
         """The shapes that `pullback` takes."""
         n = () if self.n is None else (self.n,)
-        return [jax.ShapeDtypeStruct((*n, *y.shape), y.dtype) for y in self._examples()]
+        return [jax.ShapeDtypeStruct((*n, *y.shape), y.dtype) for y in self.examples()]
 
-    def taken(self, cotangents: list[jax.Array]) -> ByLeaf:
+    def of_entries(self, index: Any) -> ByLeaf:
+        """The factors of some of the entries of all outputs in a row."""
+        cotangents, start = [], 0
+        for y in self.examples():
+            rows = index[:, None] == start + np.arange(y.size)
+            cotangents.append(jnp.asarray(rows, y.dtype).reshape(len(index), *y.shape))
+            start += y.size
+        return self.of_cotangents(cotangents)
+
+    def of_cotangents(self, cotangents: list[jax.Array]) -> ByLeaf:
         """The factors for cotangents `[o, *output.shape]` of one example, the same for all."""
         n = () if self.n is None else (self.n,)
 
@@ -267,61 +95,131 @@ class Linear:
         if self.slow_in_loops:
             every = _jaxpr.channels_last(every)
         G, whole = every(cotangents)
-        found: ByLeaf
         if self.n is None:
-            found = jax.tree.map(lambda a: a[None], collected(G, self.records))
+            by_leaf: ByLeaf = jax.tree.map(lambda a: a[None], collected(G, self.records))
         else:
-            found = jax.vmap(collected, in_axes=(1, 0), axis_size=self.n)(G, self.records)
+            by_leaf = jax.vmap(collected, in_axes=(1, 0), axis_size=self.n)(G, self.records)
         for leaf, J in zip(self.whole_leaves, whole, strict=True):
             J = J[:, None] if self.n is None else J
             J = jnp.swapaxes(J, 0, 1).reshape(*J.shape[1::-1], self.leaves[leaf].size)
-            found[leaf] = [Materialised(J)]
-        return found
+            by_leaf[leaf] = [Materialised(J)]
+        return by_leaf
 
 
-def on_cotangents(function: Callable[..., jax.Array], by_leaf: ByLeaf, *others: ByLeaf) -> ByLeaf:
-    """`function` of every `G` or `J`, and of those of others, in place of it."""
-    return [
-        [
-            with_cotangent(f, function(*map(cotangent, (f, *rest))))
-            for f, *rest in zip(*leaf, strict=True)
+@dataclass(frozen=True)
+class Linear:
+    """`f` linearised at every example of one side.
+
+    `unit`: shapes of the factors of one output; `tap_bytes`: of the zeros added at sites; `widest`:
+    bytes of the largest array that a backward pass meets; `fixed`: the factors `A`, once computed.
+    """
+
+    meta: Meta
+    passes: Passes
+    unit: ByLeaf
+    tap_bytes: int
+    widest: int
+    fixed: list[list[Any]] | None = None
+
+    @property
+    def outputs(self) -> list[jax.Array]:
+        """`f(params, x)`, leaf by leaf."""
+        return self.passes.outputs
+
+    @property
+    def in_sequence(self) -> bool:
+        """Whether examples are taken one after the other."""
+        return self.passes.in_sequence
+
+    def whole(self) -> Factors:
+        """The factors of all outputs, from one backward pass for each."""
+        total = sum(self.meta.sizes())
+        return Factors(self.outputs, self._of_entries(np.arange(total)), self.meta)
+
+    def block(self, output: int, index: Any) -> ByLeaf:
+        """Some of the entries of one output."""
+        return self._of_entries(sum(self.meta.sizes()[:output]) + index)
+
+    def pulled(self, cotangents: list[jax.Array]) -> ByLeaf:
+        """The factors for any cotangents of one example, the same for all."""
+        return self.passes.of_cotangents(cotangents)
+
+    def _of_entries(self, index: Any) -> ByLeaf:
+        """Some of the entries of all outputs in a row: as many at a time as `chunk` says."""
+        some = even(len(index), self.chunk)
+        if some.whole:
+            return self._with_fixed(self.passes.of_entries(index))
+        index, source = jnp.asarray(index), self if self.fixed else self.prepared()
+
+        def part(start: Any) -> ByLeaf:
+            entries = jax.lax.dynamic_slice(index, (start,), (some.size,))
+            return source._with_fixed(source.passes.of_entries(entries))
+
+        def filled(by_leaf: ByLeaf, start: Any) -> ByLeaf:
+            def put(G: jax.Array, new: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_update_slice_in_dim(G, new, start, 1)
+
+            return on_cotangents(put, by_leaf, part(start))
+
+        def room(G: Any) -> jax.Array:
+            shape = (G.shape[0], len(index), *G.shape[2:])
+            return varying(jnp.zeros(shape, G.dtype), varying_axes(self.outputs))
+
+        return loop(filled, on_cotangents(room, source._with_fixed(self.unit)), some.starts)
+
+    def _with_fixed(self, by_leaf: ByLeaf) -> ByLeaf:
+        if self.fixed is None:
+            return by_leaf
+        return [
+            [f if A is None else replace(f, A=A) for f, A in zip(*leaf, strict=True)]
+            for leaf in zip(by_leaf, self.fixed, strict=True)
         ]
-        for leaf in zip(by_leaf, *others, strict=True)
-    ]
+
+    @property
+    def chunk(self) -> int:
+        """How many outputs are pulled back at a time."""
+        if self.passes.slow_in_loops:
+            return sys.maxsize
+        return max(1, tuning().pulled // max(1, self.widest))
+
+    def prepared(self) -> Linear:
+        """The same, with the factors that do not depend on the outputs computed once."""
+        by_leaf = self._with_fixed(self.passes.of_entries(jnp.zeros(1, int)))
+        fixed = [[f.A if isinstance(f, Factored) else None for f in leaf] for leaf in by_leaf]
+        return replace(self, fixed=fixed)
+
+    def load(self) -> Load:
+        """Residuals, records and `A`; for each output its cotangents, and factors made of them."""
+        passes, factors = self.passes, [f for leaf in self.unit for f in leaf]
+        fixed = [f.A for f in factors if isinstance(f, Factored)]
+        residuals = [passes.outputs, passes.records, fixed, jax.tree.leaves(passes.pullback)]
+        own = {id(leaf) for leaf in passes.leaves}
+        arrays = [a for a in jax.tree.leaves(residuals) if id(a) not in own]
+        seeds = nbytes(passes.outputs) + nbytes(passes.examples())
+        made = nbytes(list(map(cotangent, factors)))
+        steps = _jaxpr.equations(passes.program.jaxpr)
+        return Load(nbytes(arrays), seeds + self.tap_bytes + made, made, self.chunk, steps)
+
+    def uses(self) -> list[Found]:
+        """Where parameters enter."""
+        return list(describe(self.passes.program))
+
+    def flops(self) -> tuple[int, int]:
+        """Multiply-adds of `f` on all examples, and of a backward pass from an output of each."""
+        passes = self.passes
+        forward = _jaxpr.multiply_adds(passes.program.jaxpr) * (passes.n or 1)
+        if not self.meta.shapes:
+            return forward, 0
+        backward = _jaxpr.trace(passes.pullback, passes.cotangents())
+        return forward, _jaxpr.multiply_adds(backward)
+
+
+Source = Linear | Factors
 
 
 def unfactored(source: Source) -> dict[int, str]:
     """By leaf, what keeps it from being factored."""
-    if not isinstance(source, Linear):
-        return {}
-    return {site.leaf: site.why for site in describe(source.program) if site.why}
-
-
-def check_halves(first: Any, second: Any) -> None:
-    """Refuse what are not the factors of one function at two inputs."""
-    for name, factors in (("factors1", first), ("factors2", second)):
-        if not isinstance(factors, Factors):
-            msg = f"{name} must come from ntk_fn.factors(x, params), got {type(factors).__name__}."
-            raise TypeError(msg)
-        for output, y, shape in zip(
-            factors.meta.names, factors.outputs, factors.meta.shapes, strict=True
-        ):
-            if y.shape != shape:
-                raise ValueError(
-                    f"{name} were cut or joined: {output} had shape {shape}, now {y.shape}. "
-                    "Take factors of each block of examples."
-                )
-    of_one, of_two = first.meta, second.meta
-    if of_one.leaves != of_two.leaves:
-        odd = min(set(of_one.leaves) ^ set(of_two.leaves))
-        msg = f"factors1 and factors2 are of different parameters: {odd[0]} {odd[1]} is in one."
-        raise ValueError(msg)
-    if of_one.treedef != of_two.treedef:
-        msg = f"factors1 and factors2 have outputs {of_one.treedef} and {of_two.treedef}."
-        raise ValueError(msg)
-
-
-# Linearising
+    return {use.leaf: use.why for use in source.uses() if use.why}
 
 
 def trace_side(side: Side, leaves: list[jax.Array]) -> Program:
@@ -333,44 +231,44 @@ def trace_side(side: Side, leaves: list[jax.Array]) -> Program:
     return find(_jaxpr.trace(side.example, leaves, data), len(leaves))
 
 
-def meta_of(pair: Pair, side: Side) -> Meta:
+def meta_of(given: Arguments, side: Side) -> Meta:
     """What is static of one side."""
-    leaves = pair.params.leaves
-    paths = zip(pair.params.paths, (a.shape for a in leaves), strict=True)
+    leaves = given.params.leaves
+    paths = zip(given.params.paths, (a.shape for a in leaves), strict=True)
     return Meta(
         leaves=tuple(paths),
-        names=tuple(pair.names),
+        names=tuple(given.names),
         shapes=tuple(y.shape for y in side.outputs),
         out_axes=tuple(side.out_axes),
         dtypes=tuple(kernel_dtype(y, *leaves) for y in side.outputs),
-        treedef=pair.treedef,
+        treedef=given.treedef,
     )
 
 
-def linearise(pair: Pair, side: Side, whole: Collection[str] = ()) -> Source:
+def linearise(given: Arguments, side: Side, whole: Collection[str] = ()) -> Source:
     """The factors of one side, on demand; all at once where `f` has no reverse mode.
 
     `whole`: paths of leaves whose factors are not to be trusted.
     """
-    leaves, meta = pair.params.leaves, meta_of(pair, side)
+    leaves, meta = given.params.leaves, meta_of(given, side)
     program = trace_side(side, leaves)
-    known = tuple(i for i, path in enumerate(pair.params.paths) if path in whole)
+    known = tuple(i for i, path in enumerate(given.params.paths) if path in whole)
     try:
-        return by_reverse_mode(side, leaves, program, meta, known)
+        return _by_reverse_mode(side, leaves, program, meta, known)
     except derivatives.REFUSALS as refusal:
         if not derivatives.has_reverse_mode(lambda w: side.batch(w, side.data), leaves):
             logger.info("f has no reverse mode: its whole Jacobian is taken in forward mode.")
-            return by_forward_mode(side, leaves, meta)
+            return _by_forward_mode(side, leaves, meta)
         try:
             side = replace(side, in_sequence=True)
-            source = by_reverse_mode(side, leaves, program, meta, known)
+            source = _by_reverse_mode(side, leaves, program, meta, known)
         except derivatives.REFUSALS:
             raise refusal from None
         logger.info("vmap refuses f: examples and outputs are taken one after the other.")
         return source
 
 
-def by_reverse_mode(
+def _by_reverse_mode(
     side: Side,
     leaves: list[jax.Array],
     program: Program,
@@ -389,28 +287,23 @@ def by_reverse_mode(
     taps = varying(taps, varying_axes(leaves, side.data))
     outputs, pullback, records = jax.vjp(lambda taps: side.map(run, taps), taps, has_aux=True)
     dependent = [True] * len(leaves) + [False] * len(side.data)
-    source = Linear(
-        meta,
-        side.placed(outputs),
+    passes = Passes(
         program,
         pullback,
         records,
         side.n,
-        taps,
+        side.placed(outputs),
+        meta.out_axes,
         leaves,
-        widest=(side.n or 1) * largest(program, dependent),
-        unit=[],
-        in_sequence=side.in_sequence,
+        side.in_sequence,
+        whole,
+        _by_whole_leaves(side, leaves, whole) if whole else lambda seeds: ([],),
     )
-    if whole:
-        pullback = by_whole_leaves(side, leaves, whole)
-        source = replace(source, whole_leaves=whole, whole_pullback=pullback)
-    if not meta.shapes:
-        return source
-    return replace(source, unit=jax.eval_shape(lambda: source._pulled(jnp.zeros(1, int))))
+    unit = jax.eval_shape(lambda: passes.of_entries(jnp.zeros(1, int))) if meta.shapes else []
+    return Linear(meta, passes, unit, nbytes(taps), (side.n or 1) * largest(program, dependent))
 
 
-def by_whole_leaves(
+def _by_whole_leaves(
     side: Side, leaves: list[jax.Array], whole: tuple[int, ...]
 ) -> Callable[..., Any]:
     """The pull-back of every example's outputs to some leaves, by `jax.vjp` of `f` alone.
@@ -435,9 +328,7 @@ def by_whole_leaves(
     return some
 
 
-def by_forward_mode(side: Side, leaves: list[jax.Array], meta: Meta) -> Factors:
-    """Whole Jacobians."""
-
+def _by_forward_mode(side: Side, leaves: list[jax.Array], meta: Meta) -> Factors:
     def one(data: list[jax.Array]) -> Any:
         def flat(w: list[jax.Array]) -> jax.Array:
             return jnp.concatenate([jnp.ravel(y) for y in side.example(w, data)])

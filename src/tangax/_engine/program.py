@@ -14,7 +14,8 @@ from typing import Any
 import jax
 
 from .. import _jaxpr
-from .kinds import GENERIC, RETURNED, Kind, Part, View, kind_of, part_of
+from .kinds import GENERIC, RETURNED, Kind, Part, kind_of, part_of
+from .views import View
 
 # The position of an operand or a result, and which of the views that it holds.
 Slot = tuple[int, int]
@@ -150,7 +151,6 @@ def _walk(
 def _action(
     eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]
 ) -> Site | Step | Call | Loop | None:
-    """What to do at an equation with views among its operands."""
     if _jaxpr.name(eqn) == "stop_gradient" or not any(
         map(_jaxpr.is_differentiable, _jaxpr.affected(eqn))
     ):
@@ -189,7 +189,6 @@ def _site(eqn: _jaxpr.Equation, found: dict[Slot, View]) -> Site:
 
 
 def _held(found: dict[Slot, View], operand: int) -> tuple[View, ...]:
-    """The views in one operand."""
     return tuple(view for (a, _), view in found.items() if a == operand)
 
 
@@ -223,7 +222,6 @@ def _step(eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]) -> S
 def _same(
     eqn: _jaxpr.Equation, found: dict[Slot, View], operand: int
 ) -> tuple[tuple[Slot, View], ...]:
-    """The views in an operand that is handed on as it is."""
     move = _jaxpr.move(eqn, operand)
     return tuple(
         (slot, view.then(move, view.place)) for slot, view in found.items() if slot[0] == operand

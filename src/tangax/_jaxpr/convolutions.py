@@ -47,20 +47,13 @@ def _entered(eqn: Equation, values: Sequence[Any]) -> list[Any]:
         return run(*values)
     if loop is None:
         return bind(eqn, values)
-    consts, rest = values[: loop.consts], list(values[loop.consts :])
+    consts, init, xs = loop.parts(values)
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
         results = replayed(loop.body, [*consts, *carry, *x], _entered)
         return results[: loop.carry], results[loop.carry :]
 
-    carry, ys = jax.lax.scan(
-        step,
-        rest[: loop.carry],
-        rest[loop.carry :],
-        length=loop.length,
-        reverse=loop.reverse,
-        unroll=loop.unroll,
-    )
+    carry, ys = loop.run(step, init, xs)
     return [*carry, *ys]
 
 

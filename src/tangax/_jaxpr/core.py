@@ -198,6 +198,17 @@ class Scan:
     reverse: bool
     unroll: int | bool
 
+    def parts(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """Operands as consts, carry and xs."""
+        first = self.consts + self.carry
+        return list(values[: self.consts]), list(values[self.consts : first]), list(values[first:])
+
+    def run(self, step: Callable[..., Any], init: Any, xs: Any) -> Any:
+        """The same scan of another step."""
+        return jax.lax.scan(
+            step, init, xs, length=self.length, reverse=self.reverse, unroll=self.unroll
+        )
+
 
 def scan(eqn: Equation) -> Scan | None:
     """The parts of a `scan`, else nothing.

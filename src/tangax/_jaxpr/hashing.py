@@ -86,17 +86,17 @@ def digest(jaxpr: Jaxpr, *, forward: bool = False, inside: tuple[Any, ...] = ())
                 if body is not None:
                     return ["as", nested(body, inside=(*inside, eqn.primitive))]
                 if affected(eqn):  # else it cannot change any result
-                    found += [key, compiled(eqn, f"{unseen} (its {key})")]
+                    found += [key, _compiled(eqn, f"{unseen} (its {key})")]
         return found
 
     def equation(eqn: Equation) -> bytes:
         hidden = (_HIDDEN_FORWARD if forward else _HIDDEN).get(name(eqn))
         if hidden is not None:
-            raise refusal(eqn, *hidden)
+            raise _refusal(eqn, *hidden)
         if reference(eqn.primitive) is None:
-            raise refusal(eqn, "a primitive of your own", "write it in terms of JAX's")
-        if any(has_own_keys(v) for v in (*eqn.invars, *eqn.outvars)):
-            raise refusal(eqn, "a generator of random numbers of your own", "use one of JAX's")
+            raise _refusal(eqn, "a primitive of your own", "write it in terms of JAX's")
+        if any(_has_own_keys(v) for v in (*eqn.invars, *eqn.outvars)):
+            raise _refusal(eqn, "a generator of random numbers of your own", "use one of JAX's")
         atoms = map(atom, (*eqn.invars, *eqn.outvars))
         return combined(name(eqn), len(eqn.invars), *parameters(eqn), *atoms)
 
@@ -108,8 +108,7 @@ def digest(jaxpr: Jaxpr, *, forward: bool = False, inside: tuple[Any, ...] = ())
     return combined("jaxpr", *counts, *constants, *bound, *equations, *results)
 
 
-def has_own_keys(atom: Any) -> bool:
-    """Whether a variable holds keys of a generator that is none of JAX's."""
+def _has_own_keys(atom: Any) -> bool:
     dtype = getattr(atom.aval, "dtype", None)
     is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     return is_key and str(dtype) not in ("key<fry>", "key<rbg>", "key<urbg>")
@@ -124,29 +123,27 @@ def implementation(eqn: Equation, inside: tuple[Any, ...]) -> Jaxpr | None:
     if eqn.primitive in inside or known is None or known.split(".")[0] == "jax":
         return None
     try:
-        return trace(lambda *values: eqn.primitive.impl(*values, **eqn.params), *shapes(eqn))
+        return trace(lambda *values: eqn.primitive.impl(*values, **eqn.params), *_shapes(eqn))
     except Exception:  # whatever it needs around it
         return None
 
 
-def compiled(eqn: Equation, what: str) -> str:
+def _compiled(eqn: Equation, what: str) -> str:
     """The program that an equation compiles to; `ValueError` if that calls Python."""
     try:
-        text = jax.jit(lambda *values: bind(eqn, values)).lower(*shapes(eqn)).as_text()
+        text = jax.jit(lambda *values: bind(eqn, values)).lower(*_shapes(eqn)).as_text()
     except Exception as error:  # whatever it needs around it
-        raise refusal(eqn, what, "write it without") from error
+        raise _refusal(eqn, what, "write it without") from error
     if re.search(r"custom_call\s*@\w*callback", text):
-        raise refusal(eqn, what, "write it in JAX")
+        raise _refusal(eqn, what, "write it in JAX")
     return text
 
 
-def shapes(eqn: Equation) -> list[jax.ShapeDtypeStruct]:
-    """Of the operands."""
+def _shapes(eqn: Equation) -> list[jax.ShapeDtypeStruct]:
     return list(map(shape_dtype, eqn.invars))
 
 
-def refusal(eqn: Equation, what: str, mend: str) -> ValueError:
-    """What cannot be told apart, where it stands, and what to do."""
+def _refusal(eqn: Equation, what: str, mend: str) -> ValueError:
     line = source(eqn)
     at = f" at {line}" if line else ""
     return ValueError(

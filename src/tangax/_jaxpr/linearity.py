@@ -69,7 +69,6 @@ def is_linear_if_transposed(jaxpr: Jaxpr) -> bool:
 
 
 def _kinds(jaxpr: Jaxpr, args: Sequence[_Kind]) -> list[_Kind]:
-    """The kinds of the results."""
     env: dict[Any, _Kind] = jaxpr.environment(args, _of_value)
 
     def read(atom: Any) -> _Kind:
@@ -102,7 +101,6 @@ def _joined(kinds: Sequence[_Kind]) -> _Kind:
 
 
 def _through(eqn: Equation, operands: list[_Kind]) -> list[_Kind]:
-    """The kinds of an equation's results."""
     body, loop = called(eqn), scan(eqn)
     if body is not None:
         return _kinds(body, operands)

@@ -24,7 +24,7 @@ def is_layout(eqn: Equation) -> bool:
         old, new = eqn.invars[0].aval.dtype, eqn.params["new_dtype"]
         to_real = jnp.issubdtype(new, jnp.floating) and not jnp.issubdtype(old, jnp.complexfloating)
         return to_real or jnp.issubdtype(new, jnp.complexfloating)
-    return is_broadcast(eqn) and not repeats(eqn)
+    return is_broadcast(eqn) and not _repeats(eqn)
 
 
 # Results that are the operands: where they lie, what a compiler or a checkpoint may do with them.
@@ -48,7 +48,7 @@ def is_identity(eqn: Equation) -> bool:
     return name(eqn) in _IDENTITIES
 
 
-def is_still(eqn: Equation) -> bool:
+def _is_still(eqn: Equation) -> bool:
     """Whether it moves nothing: an identity, or the same entries in another dtype."""
     return name(eqn) == "convert_element_type" or is_identity(eqn)
 
@@ -57,9 +57,9 @@ def is_reshape(eqn: Equation) -> bool:
     """Whether it keeps all entries in their order."""
     if name(eqn) == "reshape":
         return eqn.params["dimensions"] is None
-    if name(eqn) in ("squeeze", "expand_dims") or is_still(eqn):
+    if name(eqn) in ("squeeze", "expand_dims") or _is_still(eqn):
         return True
-    return is_broadcast(eqn) and not repeats(eqn)
+    return is_broadcast(eqn) and not _repeats(eqn)
 
 
 def is_broadcast(eqn: Equation) -> bool:
@@ -67,8 +67,7 @@ def is_broadcast(eqn: Equation) -> bool:
     return name(eqn) == "broadcast_in_dim" and len(eqn.invars) == 1
 
 
-def repeats(eqn: Equation) -> bool:
-    """Whether a broadcast repeats entries."""
+def _repeats(eqn: Equation) -> bool:
     return math.prod(eqn.params["shape"]) != math.prod(eqn.invars[0].aval.shape)
 
 
@@ -95,20 +94,20 @@ class Move:
 
 def move(eqn: Equation, result: int) -> Move:
     """The move that makes a result of a layout equation, or of a broadcast."""
-    apply = (lambda w: w) if is_still(eqn) else (lambda w: bind(eqn, [w])[result])
+    apply = (lambda w: w) if _is_still(eqn) else (lambda w: bind(eqn, [w])[result])
     return Move(
         signature(eqn, result),
         apply,
         is_reshape(eqn),
         is_layout(eqn),
-        slice_bounds(eqn, result),
+        _slice_bounds(eqn, result),
         cut_out(eqn, result) is not None and dropped_axis(eqn) is None,
     )
 
 
 def move_part(eqn: Equation, place: Place) -> tuple[Move, Place] | None:
     """The same for the part of the operand at `place`, and the part's place in the result."""
-    if name(eqn) == "neg" or is_still(eqn):
+    if name(eqn) == "neg" or _is_still(eqn):
         return move(eqn, 0), place
     if name(eqn) == "transpose":
         return move(eqn, 0), tuple(place[a] for a in eqn.params["permutation"])
@@ -121,7 +120,7 @@ def move_part(eqn: Equation, place: Place) -> tuple[Move, Place] | None:
         spread = functools.partial(
             jax.lax.broadcast_in_dim, shape=sizes(there), broadcast_dimensions=axes
         )
-        return Move(key, spread, not repeats(eqn), not repeats(eqn)), there
+        return Move(key, spread, not _repeats(eqn), not _repeats(eqn)), there
     wide = [(d, p) for d, p in zip(shape, place, strict=True) if d != 1]
     if is_reshape(eqn) and [d for d, _ in wide] == [d for d in result if d != 1]:
         remaining = (p for _, p in wide)
@@ -171,7 +170,7 @@ def cut_out(eqn: Equation, result: int) -> Place | None:
     """The place of which a result is all, with an axis more if it is unstacked; else nothing."""
     if name(eqn) == "slice" and any(stride != 1 for stride in eqn.params["strides"] or ()):
         return None
-    return slice_bounds(eqn, result)
+    return _slice_bounds(eqn, result)
 
 
 def dropped_axis(eqn: Equation) -> int | None:
@@ -181,13 +180,13 @@ def dropped_axis(eqn: Equation) -> int | None:
 
 def signature(eqn: Equation, result: int) -> tuple[Any, ...]:
     """Equal for two results of layout equations that move entries alike. Dtypes do not matter."""
-    if is_still(eqn):
+    if _is_still(eqn):
         return ()
     params = tuple(sorted((k, repr(v)) for k, v in eqn.params.items()))
     return ((name(eqn), result, tuple(eqn.invars[0].aval.shape), params),)
 
 
-def slice_bounds(eqn: Equation, result: int) -> Place | None:
+def _slice_bounds(eqn: Equation, result: int) -> Place | None:
     """The place that holds a slice, or one part of a split; else nothing.
 
     It holds more where the slice has strides.

@@ -60,7 +60,7 @@ def told(
     if type(value) in (bool, int, float, complex, str, bytes):
         return combined(kind, hex(value) if type(value) is int else repr(value))
     if isinstance(value, (np.generic, jax.Array)) or type(value) in (np.ndarray, np.memmap):
-        return array(value, inner)
+        return _array(value, inner)
     if type(value) in (tuple, list):
         return combined(kind, *map(inner, value))
     if type(value) is dict:
@@ -75,10 +75,10 @@ def told(
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return combined("object", inner(type(value)), inner(fields))
-    return combined("object", *map(inner, reduced(value)))
+    return combined("object", *map(inner, _reduced(value)))
 
 
-def array(value: Any, inner: Callable[[Any], bytes]) -> bytes:
+def _array(value: Any, inner: Callable[[Any], bytes]) -> bytes:
     """The hash of an array: dtype, shape, all its bytes."""
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
@@ -93,7 +93,7 @@ def array(value: Any, inner: Callable[[Any], bytes]) -> bytes:
     return combined(str(value.dtype), str(value.shape), data.data)
 
 
-def reduced(value: Any) -> list[Any]:
+def _reduced(value: Any) -> list[Any]:
     """What an object is made of, as pickle has it."""
     if type(value) is object:  # told by its address alone
         raise Unseen.of(value)
@@ -118,7 +118,7 @@ def reference(value: Any) -> str | None:
         module, called = "numpy", value.__name__
     elif module == "builtins" and isinstance(called, str) and getattr(types, called, None) is value:
         module = "types"  # such as that of None
-    if not isinstance(module, str) or not isinstance(called, str) or not is_installed(module):
+    if not isinstance(module, str) or not isinstance(called, str) or not _is_installed(module):
         return None
     if f"{module}.{called}" in _RAISE:
         return f"{module}.{called}"
@@ -135,7 +135,7 @@ def primitives(modules: int = 0) -> dict[Any, str]:
     JAX's last: other packages import them.
     """
     names = sorted(
-        filter(is_installed, sys.modules), key=lambda module: module.split(".")[0] == "jax"
+        filter(_is_installed, sys.modules), key=lambda module: module.split(".")[0] == "jax"
     )
     return {
         value: f"{module}.{value.name}"
@@ -146,18 +146,16 @@ def primitives(modules: int = 0) -> dict[Any, str]:
 
 
 @functools.cache
-def is_installed(module: str) -> bool:
-    """Whether a module is Python's or that of an installed package."""
+def _is_installed(module: str) -> bool:
     loaded = sys.modules.get(module)
     file = getattr(loaded, "__file__", None)
     if file is None:
         return module in sys.builtin_module_names
-    return os.path.realpath(file).startswith(installed())
+    return os.path.realpath(file).startswith(_installed())
 
 
 @functools.cache
-def installed() -> tuple[str, ...]:
-    """The folders of packages."""
+def _installed() -> tuple[str, ...]:
     kept = ("stdlib", "platstdlib", "purelib", "platlib")
     found = [sysconfig.get_path(kind) for kind in kept]
     found += [*site.getsitepackages(), site.getusersitepackages()]

@@ -19,7 +19,9 @@ import numpy as np
 
 from .. import _jaxpr
 from .._arguments.mixing import (
+    MIXED,
     NOISE,
+    check_examples_are_independent,
     checking,
     elsewhere,
     few,
@@ -29,20 +31,42 @@ from .._arguments.mixing import (
     row,
     size_of,
 )
-from .._arguments.sides import Pair, Side
-from .._engine.kernel import in_leaf
+from .._arguments.sides import Arguments, Side
+from .._engine.factors import ByLeaf, on_cotangents
 from .._engine.kinds import Factor, Materialised, product
-from .._engine.linearise import Linear, linearise, on_cotangents, trace_side
+from .._engine.linearise import linearise, trace_side
+from .._engine.pairing import in_leaf
 from .._engine.program import Found, describe
 from .._shared.trees import kernel_dtype
 from .._shared.tuning import tuning
 from .._shared.user_line import warn
 
 # Derivatives differ if by more than so many square roots of the precision.
-TOLERANCE = 4
+_TOLERANCE = 4
 
 
-def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
+def check_arguments(
+    given: Arguments, distrusted: set[str], *, by_factors: bool, mixed: str = MIXED
+) -> dict[str, float]:
+    """Refuse an `f` that mixes examples; distrust factors that differ from its derivative.
+
+    The message `mixed` says the former. By leaf the difference; none of the plain methods.
+    """
+    worst: dict[str, float] = {}
+    for side in given.sides.distinct:
+        if by_factors:
+            for leaf, over in _differences(given, side, mixed).items():
+                worst[leaf] = max(over, worst.get(leaf, 0.0))
+        elif side.n is not None:
+            check_examples_are_independent(side, given.params.leaves, given.names, mixed)
+    for leaf, over in worst.items():
+        if over > 1 and leaf not in distrusted:
+            distrusted.add(leaf)
+            _warn_of_difference(leaf, _entrances(given, leaf))
+    return worst
+
+
+def _differences(given: Arguments, side: Side, mixed: str) -> dict[str, float]:
     """By leaf how far factors and `jax.vjp` are apart, over what rounding explains.
 
     More than one: they differ. `nan`: no entry is finite. Empty where there are no factors, as
@@ -51,25 +75,26 @@ def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
     evaluated there. A leaf that differs is asked again close by, with another `v`: at a kink
     rounding decides. If it still does, rounding is measured.
     """
-    params = pair.params
+    params = given.params
     if side.n == 0:
         return {}
     side = few(side)
-    given = params.leaves
-    closed = hoisted(side, given)
-    check_shapes(closed[side.n], side, pair.names, mixed)
-    eps = max(_jaxpr.epsilon(jaxpr, len(given)) for jaxpr in closed.values())
+    own = params.leaves
+    closed = _hoisted(side, own)
+    _check_shapes(closed[side.n], side, given.names, mixed)
+    eps = max(_jaxpr.epsilon(jaxpr, len(own)) for jaxpr in closed.values())
 
     def compare(
         consts: dict[Any, Any], leaves: list[jax.Array], data: list[jax.Array], v: list[jax.Array]
     ) -> Compared:
-        here = replace(side, data=data, batch=replay(side, closed, consts))
-        source = linearise(replace(pair, params=replace(params, leaves=leaves)), here)
+        here = replace(side, data=data, batch=_replay(side, closed, consts))
+        source = linearise(replace(given, params=replace(params, leaves=leaves)), here)
         together = here.batch(leaves, data)
-        if not isinstance(source, Linear):
+        by_leaf = source.pulled(v)
+        if by_leaf is None:
             return Compared(together, source.outputs, [], [])
-        expected = by_vjp(replace(here, in_sequence=source.in_sequence), leaves, v)
-        return Compared(together, source.outputs, by_factors(source, v), expected)
+        expected = _by_vjp(replace(here, in_sequence=source.in_sequence), leaves, v)
+        return Compared(together, source.outputs, _of_own(by_leaf, v), expected)
 
     compiled = jax.jit(compare, compiler_options=tuning().quick)
     consts = {n: jaxpr.consts for n, jaxpr in closed.items()}
@@ -79,21 +104,21 @@ def differences(pair: Pair, side: Side, mixed: str) -> dict[str, float]:
         return jax.block_until_ready(compiled(consts, leaves, side.data, v))
 
     def both(values: list[jax.Array]) -> Compared:
-        return at(values[: len(given)], values[len(given) :])
+        return at(values[: len(own)], values[len(own) :])
 
     worst: Any = np.nan
     with checking():
-        for leaves, found in nearby(given, lambda leaves: at(leaves, vectors(side, 0, scales))):
-            mixes = [k for k in range(len(pair.names)) if side.n and not found.alike(k, eps)]
+        for leaves, found in nearby(own, lambda leaves: at(leaves, _vectors(side, 0, scales))):
+            mixes = [k for k in range(len(given.names)) if side.n and not found.alike(k, eps)]
             apart = found.over(eps)
             if mixes or (apart > 1).any():
-                values = [*leaves, *vectors(side, 0, scales)]
+                values = [*leaves, *_vectors(side, 0, scales)]
                 noise = rounded(values, both, eps)
                 for k in mixes:
                     if not found.alike(k, eps, noise):
-                        raise ValueError(mixed.format(pair.names[k]))
+                        raise ValueError(mixed.format(given.names[k]))
                 apart = found.over(eps, noise)
-                v = vectors(side, 1, scales)
+                v = _vectors(side, 1, scales)
                 for _, other in elsewhere(leaves, partial(at, v=v), 1e-3, seed=1):
                     apart = np.fmin(apart, other.over(eps))
             worst = np.fmax(worst, apart)
@@ -128,15 +153,15 @@ class Compared:
         but for rounding, or ill-conditioned, is not known better than these agree.
         """
         pairs = zip(self.parts, self.expected, strict=True)
-        apart, largest = np.reshape([distance(*pair) for pair in pairs], (-1, 2)).T
-        bound = TOLERANCE * eps**0.5 * (largest + eps**0.5 * np.nanmax(largest, initial=0))
+        apart, largest = np.reshape([_distance(*pair) for pair in pairs], (-1, 2)).T
+        bound = _TOLERANCE * eps**0.5 * (largest + eps**0.5 * np.nanmax(largest, initial=0))
         for other in noise:
             pairs = zip(self.expected, other.expected, strict=True)
-            bound += NOISE * np.array([distance([b], a)[0] for a, b in pairs])
+            bound += NOISE * np.array([_distance([b], a)[0] for a, b in pairs])
         return np.divide(apart, bound, out=np.zeros(len(apart)), where=apart != 0)
 
 
-def hoisted(side: Side, leaves: list[jax.Array]) -> dict[int | None, _jaxpr.Jaxpr]:
+def _hoisted(side: Side, leaves: list[jax.Array]) -> dict[int | None, _jaxpr.Jaxpr]:
     """`f` of as many examples as there are and of one, as jaxprs: what it closes over is told."""
     if side.n is None:
         return {None: _jaxpr.trace(side.batch, leaves, side.data)}
@@ -146,7 +171,7 @@ def hoisted(side: Side, leaves: list[jax.Array]) -> dict[int | None, _jaxpr.Jaxp
     }
 
 
-def replay(
+def _replay(
     side: Side, closed: dict[int | None, _jaxpr.Jaxpr], consts: dict[int | None, Any]
 ) -> Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]:
     """`f` with arrays that it closes over as arguments, since what is compiled in takes long."""
@@ -159,7 +184,7 @@ def replay(
     return batch
 
 
-def check_shapes(f: _jaxpr.Jaxpr, side: Side, names: list[str], mixed: str) -> None:
+def _check_shapes(f: _jaxpr.Jaxpr, side: Side, names: list[str], mixed: str) -> None:
     """Refuse an `f` whose outputs for two examples are not twice those for one."""
     for name, y, expected in zip(names, f.outvars, side.outputs, strict=True):
         shape = tuple(expected.shape)
@@ -168,7 +193,7 @@ def check_shapes(f: _jaxpr.Jaxpr, side: Side, names: list[str], mixed: str) -> N
             raise ValueError(f"{msg} {mixed.format(name)}")
 
 
-def vectors(side: Side, seed: int, scales: Sequence[float]) -> list[jax.Array]:
+def _vectors(side: Side, seed: int, scales: Sequence[float]) -> list[jax.Array]:
     """A random `v` for each output, of these sizes, the examples in front."""
     rng = np.random.default_rng(seed)
     shapes = [
@@ -181,14 +206,14 @@ def vectors(side: Side, seed: int, scales: Sequence[float]) -> list[jax.Array]:
     ]
 
 
-def by_factors(source: Linear, v: list[jax.Array]) -> list[list[jax.Array]]:
-    """`v^T J`, `[p]`, for each leaf and each of its factors."""
+def _of_own(by_leaf: ByLeaf, v: list[jax.Array]) -> list[list[jax.Array]]:
+    """`v^T J`, `[p]`, for each leaf and each of its factors, which are those of every `v`."""
     own = jnp.arange(v[0].shape[0])  # of every example the row of its own v
-    by_leaf = on_cotangents(lambda G: G[own, own][:, None], source.taken(v))
-    return [[as_kept(f).sum(0) for f in leaf] for leaf in by_leaf]
+    by_leaf = on_cotangents(lambda G: G[own, own][:, None], by_leaf)
+    return [[_as_kept(f).sum(0) for f in leaf] for leaf in by_leaf]
 
 
-def as_kept(factor: Factor) -> jax.Array:
+def _as_kept(factor: Factor) -> jax.Array:
     """One factor multiplied out in the leaf, where it has the length that it has in normal form.
 
     Factors are contracted as they are: a step of a view that repeats entries would show here.
@@ -201,7 +226,7 @@ def as_kept(factor: Factor) -> jax.Array:
     return J * jnp.where(jnp.isfinite(ratio), ratio, 1)
 
 
-def by_vjp(side: Side, leaves: list[jax.Array], v: list[jax.Array]) -> list[jax.Array]:
+def _by_vjp(side: Side, leaves: list[jax.Array], v: list[jax.Array]) -> list[jax.Array]:
     """`v^T J` of `f` itself, of each example apart."""
 
     def one(data: list[jax.Array], *v: jax.Array) -> list[jax.Array]:
@@ -213,7 +238,7 @@ def by_vjp(side: Side, leaves: list[jax.Array], v: list[jax.Array]) -> list[jax.
     return [J.sum(0) for J in side.map(one, *v)]
 
 
-def distance(parts: list[jax.Array], expected: jax.Array) -> tuple[float, float]:
+def _distance(parts: list[jax.Array], expected: jax.Array) -> tuple[float, float]:
     """The largest difference of `v^T J` from what is expected, and the largest entry of both.
 
     Where what is expected is finite; both are `nan` where none is. Factors of one leaf must not
@@ -239,15 +264,15 @@ def distance(parts: list[jax.Array], expected: jax.Array) -> tuple[float, float]
 # What is said of a leaf that differs
 
 
-def entrances(pair: Pair, leaf: str) -> str:
+def _entrances(given: Arguments, leaf: str) -> str:
     """Where a leaf enters, as `dot_general at model.py:12`."""
     found: list[Found] = []
 
     def trace(leaves: list[jax.Array]) -> None:
-        found.extend(describe(trace_side(pair.first, leaves)))
+        found.extend(describe(trace_side(given.sides.first, leaves)))
 
-    jax.eval_shape(trace, pair.params.leaves)
-    index = pair.params.paths.index(leaf)
+    jax.eval_shape(trace, given.params.leaves)
+    index = given.params.paths.index(leaf)
     places = dict.fromkeys(
         f"{f.primitive} at {f.source}" if f.source else f.primitive
         for f in found
@@ -256,8 +281,7 @@ def entrances(pair: Pair, leaf: str) -> str:
     return ", ".join(places) or "nothing"
 
 
-def warn_of_difference(leaf: str, enters: str) -> None:
-    """Say it once, and ask for a report."""
+def _warn_of_difference(leaf: str, enters: str) -> None:
     msg = (
         f"The factors of {leaf}, which enters at {enters}, give another derivative than jax.vjp of "
         "f, on two examples. From now on its whole Jacobian is taken from jax.vjp: right, but "

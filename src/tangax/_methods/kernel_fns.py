@@ -10,33 +10,23 @@ from typing import Any
 import jax
 
 from .._arguments.inputs import warn_of_pairs
-from .._arguments.mixing import (
-    MIXED,
-    check_examples_are_independent,
-    many_examples,
-    rows_look_independent,
-)
-from .._arguments.sides import (
-    Pair,
-    Side,
-    pair_sides,
-    warn_once,
-)
-from .._engine.explain import Plan, make_plan
-from .._engine.kernel import check_memory, frames, kernels, plan_outputs
-from .._engine.linearise import Factors, Source, check_halves, linearise, logger, unfactored
+from .._arguments.mixing import many_examples, rows_look_independent
+from .._arguments.sides import Arguments, read_arguments, read_one_side, warn_of_axes
+from .._engine.explain import Plan
+from .._engine.factors import Factors, check_factors
 from .._engine.nngp import finish, nngp
-from .._engine.output_axes import Frame
-from .._engine.plan import OutputPlan
 from .._shared.axes import Axes, VmapAxes, split_vmap_axes
 from .._shared.compiled import Compiled
 from .._shared.get import canonical_get, is_get, kernel_tuple
 from .._shared.memory import budget, nbytes
 from .._shared.meshes import gathered, shapes_gathered
+from .._shared.pair import Pair
 from .._shared.precision import check_precision, full_precision
 from .._shared.trees import floats_as_arrays, has_values, join_arrays, split_arrays
-from .checking import differences, entrances, warn_of_difference
+from .checking import check_arguments
+from .factored import FactorMethod
 from .plain import jacobian_contraction, ntk_vector_products
+from .remembered import Remembered, logger
 
 
 class NtkImplementation(enum.IntEnum):
@@ -69,7 +59,7 @@ _PLAIN = {
 }
 
 
-def check_function(f: Any) -> None:
+def _check_function(f: Any) -> None:
     """`f` can be called; a layer of `stax` is a triple, of which the second is meant."""
     if not callable(f):
         what = "a layer: pass its apply_fn" if hasattr(f, "apply_fn") else type(f).__name__
@@ -84,13 +74,12 @@ class NngpFn:
     trace_axes: Axes = (-1,)
     diagonal_axes: Axes = ()
     precision: Any = None
-    # Whether a warning was given.
-    _warned: set[Any] = field(default_factory=set, init=False, repr=False)
+    _remembered: Remembered = field(default_factory=Remembered, init=False, repr=False)
     # Compiled for calls outside `jit`.
-    _compiled: Any = field(default=None, init=False, repr=False)
+    _compiled: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_function(self.f)
+        _check_function(self.f)
         check_precision(self.precision)
         object.__setattr__(self, "_compiled", Compiled(self._compute))
 
@@ -99,17 +88,15 @@ class NngpFn:
 
         Outside `jit` it is compiled at the first call for each shape.
         """
-        warn_of_pairs(self._warned, x2, kwargs)
+        warn_of_pairs(self._remembered.warned, x2, kwargs)
         return self._compiled(x1, x2, floats_as_arrays(params), kwargs)
 
     def _compute(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         with full_precision(self.precision):
-            pair = pair_sides(self.f, x1, x2, params, None, kwargs, differentiate=False)
-            axes = pair.axes(self.trace_axes, self.diagonal_axes)
-            warn_once(self._warned, pair, axes, x1)
-            y1 = pair.first.batch([], [])
-            y2 = y1 if pair.same else pair.second.batch([], [])
-            return nngp(y1, y2, axes, pair.treedef)
+            given = read_arguments(self.f, x1, x2, params, None, kwargs, differentiate=False)
+            axes = given.axes(self.trace_axes, self.diagonal_axes)
+            warn_of_axes(self._remembered.warned, given, axes, x1)
+            return nngp(given.sides.map(lambda side: side.batch([], [])), axes, given.treedef)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +111,14 @@ class NtkFn:
     check_vmap: bool = True
     memory: int | str | None = None
     precision: Any = None
-    # Calls that were checked before, by shapes and static arguments, with the leaves compared.
-    _checked: dict[Any, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)
-    # Leaves whose factors gave another derivative than `f` itself.
-    _distrusted: set[str] = field(default_factory=set, init=False, repr=False)
-    # Whether a warning was given.
-    _warned: set[Any] = field(default_factory=set, init=False, repr=False)
-    # Leaves that are not factored, once named in the log.
-    _logged: set[str] = field(default_factory=set, init=False, repr=False)
-    # Compiled for calls outside `jit`.
-    _compiled: Any = field(default=None, init=False, repr=False)
-    _contracted: Any = field(default=None, init=False, repr=False)
+    remembered: Remembered = field(default_factory=Remembered, init=False, repr=False)
+    # Compiled for calls outside `jit`, and what is distrusted tells their programs apart.
+    _kernels: Compiled = field(init=False, repr=False)
+    _factors: Compiled = field(init=False, repr=False)
+    _contracted: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_function(self.f)
+        _check_function(self.f)
         split_vmap_axes(self.vmap_axes)
         check_precision(self.precision)
         if self.implementation not in list(NtkImplementation):
@@ -145,20 +126,28 @@ class NtkFn:
             raise ValueError(f"implementation must be one of {valid}; got {self.implementation!r}.")
         if self.memory is not None:
             budget(self.memory)
-            if self.implementation in _PLAIN:
+            if not self.has_plan:
                 name = NtkImplementation(self.implementation).name
                 msg = f"memory bounds AUTO and STRUCTURED_DERIVATIVES; {name} holds what it holds."
                 raise ValueError(msg)
-        object.__setattr__(self, "_compiled", Compiled(self._compute))
-        object.__setattr__(self, "_contracted", jax.jit(self._halves, static_argnums=2))
+        object.__setattr__(self, "_kernels", Compiled(self._of_both))
+        object.__setattr__(self, "_factors", Compiled(self._of_one))
+        object.__setattr__(self, "_contracted", jax.jit(self._of_factors))
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
         """The kernel `J(x1) J(x2)^T`. `x2=None` means `x2=x1`, computed once.
 
         Outside `jit` it is compiled at the first call for each shape.
         """
-        (kernel,) = self._run(("ntk",), x1, x2, params, kwargs)
+        (kernel,) = self.kernels(("ntk",), x1, x2, params, kwargs)
         return kernel
+
+    def kernels(
+        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """The kernels by name; of the plain methods the NTK alone."""
+        warn_of_pairs(self.remembered.warned, x2, kwargs)
+        return self._run(self._kernels, (names,), self._read, x1, x2, params, kwargs)
 
     def factors(self, x: Any, params: Any, **kwargs: Any) -> Factors:
         """The factors of the Jacobian at `x`, one half of a kernel, whatever the implementation.
@@ -170,7 +159,7 @@ class NtkFn:
         tuple of two is not split here, and an `rng` is taken as it is, though a kernel folds it
         for `x2`.
         """
-        return self._run("factors", x, None, params, kwargs)
+        return self._run(self._factors, (), self._read_one, x, params, kwargs)
 
     def contract(self, factors1: Factors, factors2: Factors | None = None) -> Any:
         """The kernel of two sets of factors; of `factors1` with itself where one is given.
@@ -178,9 +167,9 @@ class NtkFn:
         Raises `TypeError` for what are not factors, `ValueError` for factors of other parameters or
         outputs, or that were cut or joined.
         """
-        same = factors2 is None or factors2 is factors1
-        check_halves(factors1, factors1 if same else factors2)
-        return self._contracted(factors1, factors1 if same else factors2, same)
+        pair = Pair(factors1, None if factors2 is factors1 else factors2)
+        check_factors(*pair.sides)
+        return self._contracted(pair)
 
     def explain(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Plan:
         """The plan of a call, as a value that prints as a table. Computes nothing.
@@ -209,19 +198,21 @@ class NtkFn:
         """
         static, arrays = split_arrays((x1, x2, params, kwargs))
         plans: list[Plan] = []
-        if self.implementation in _PLAIN:
+        if not self.has_plan:
             name = NtkImplementation(self.implementation).name
             raise ValueError(
                 f"{name} has no plan: explain tells of AUTO and STRUCTURED_DERIVATIVES."
             )
 
         def planned(arrays: list[Any]) -> None:
-            plans.append(self._plan(nbytes(arrays), *join_arrays(static, arrays)))
+            given = self._read(*join_arrays(static, arrays))
+            plans.append(self.method.explain(given, nbytes(arrays)))
 
         with full_precision(self.precision):
             jax.eval_shape(planned, shapes_gathered(arrays))
-        found = self._checked_at(x1, x2, floats_as_arrays(params), kwargs)
-        return replace(plans[0], checked=found, distrusted=self.distrusted)
+        call = x1, x2, floats_as_arrays(params), kwargs
+        checked = self.remembered.checked.get(self._id(self._kernels, call))
+        return replace(plans[0], checked=checked, distrusted=self.distrusted)
 
     def check(self, x: Any, params: Any, **kwargs: Any) -> dict[str, float]:
         """Check by hand what a call outside `jit` checks by itself, at two examples of `x`.
@@ -256,99 +247,13 @@ class NtkFn:
             raise TypeError(
                 "check needs arguments with values: call it outside jit, vmap and grad."
             )
-        x, params, kwargs = gathered((x, params, kwargs))
-        return self._check(self._pair("factors", x, None, params, kwargs))
+        return self._check(self._read_one(*gathered((x, params, kwargs))))
 
     def varied(self, **options: Any) -> NtkFn:
-        """The same with other options; leaves that are not trusted are those of both."""
+        """The same `f` with other options; what is remembered of it is that of both."""
         other = replace(self, **options)
-        object.__setattr__(other, "_distrusted", self._distrusted)
+        object.__setattr__(other, "remembered", self.remembered)
         return other
-
-    # Calls
-
-    def _run(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
-        """Check what was not seen before, then compute."""
-        if what != "factors":
-            warn_of_pairs(self._warned, x2, kwargs)
-        args = x1, x2, floats_as_arrays(params), kwargs
-        call = what, self.distrusted, *args
-        split = self._compiled.split(call)
-        found = None
-        if self.check_vmap and call_id(what, split) not in self._checked and has_values(args):
-            found = tuple(self._check(self._pair(what, *gathered((x1, x2, params, kwargs)))))
-            call = what, self.distrusted, *args
-            split = self._compiled.split(call)
-        if self.vmap_axes is None and self.check_vmap and "rows" not in self._warned:
-            self._advise(*gathered((x1, params, kwargs)))
-        result = self._compiled.run(call, split)
-        if found is not None:  # as it ran, after all
-            self._checked[call_id(what, self._compiled.split(call))] = found
-        return result
-
-    def _compute(
-        self,
-        what: Any,
-        distrusted: tuple[str, ...],
-        x1: Any,
-        x2: Any,
-        params: Any,
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """What is asked for: "factors" of x1, or a tuple of kernels by name.
-
-        `distrusted` tells programs apart that are compiled.
-        """
-        with full_precision(self.precision):
-            pair = self._pair(what, x1, x2, params, kwargs)
-            if what == "factors":
-                return self._source(pair, pair.first).whole()
-            axes = pair.axes(self.trace_axes, self.diagonal_axes)
-            warn_once(self._warned, pair, axes, x1)
-            if self.implementation in _PLAIN:
-                plain = _PLAIN[NtkImplementation(self.implementation)](pair, axes)
-                return (finish(pair.same, pair.treedef, axes, plain),)
-            first = self._source(pair, pair.first)
-            second = first if pair.same else self._source(pair, pair.second)
-            return self._kernels(what, first, second)
-
-    def _halves(self, first: Factors, second: Factors, same: bool) -> Any:
-        """The NTK at the precision asked for; of one side with itself, pairs are symmetric."""
-        with full_precision(self.precision):
-            return self._kernels(("ntk",), first, first if same else second)[0]
-
-    def _pair(self, what: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Pair:
-        """Both sides; one of them for factors, whose keyword arguments are not pairs."""
-        split = what != "factors"
-        return pair_sides(
-            self.f, x1, x2, params, self.vmap_axes, kwargs, differentiate=True, split=split
-        )
-
-    def _side(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Source:
-        """The factors of one side, on demand."""
-        pair = self._pair("factors", x, None, params, kwargs)
-        return self._source(pair, pair.first)
-
-    def _source(self, pair: Pair, side: Side) -> Source:
-        source = linearise(pair, side, self._distrusted)
-        for leaf, why in unfactored(source).items():
-            path = pair.params.paths[leaf]
-            if path not in self._logged:
-                logger.info("The Jacobian of %s is not factored: %s.", path, why)
-                self._logged.add(path)
-        return source
-
-    def _kernels(self, names: tuple[str, ...], first: Source, second: Source) -> Any:
-        """What is asked for, of two sides. A budget that will be exceeded is told of."""
-        every, plans = self._planned(first, second)
-        check_memory(plans, budget(self.memory))
-        return kernels(names, first, second, every, plans)
-
-    def _planned(self, first: Source, second: Source) -> tuple[list[Frame], list[OutputPlan]]:
-        """The frame and the plan of every output."""
-        every = frames(first.meta, second.meta, self.trace_axes, self.diagonal_axes)
-        memory = budget(self.memory)
-        return every, plan_outputs(first, second, every, memory, factored=self._factored)
 
     @property
     def has_plan(self) -> bool:
@@ -356,72 +261,92 @@ class NtkFn:
         return self.implementation not in _PLAIN
 
     @property
-    def _factored(self) -> bool:
-        return self.implementation == NtkImplementation.STRUCTURED_DERIVATIVES
-
-    def _plan(self, arguments: int, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Plan:
-        pair = self._pair("ntk", x1, x2, params, kwargs)
-        return make_plan(
-            pair,
+    def method(self) -> FactorMethod:
+        """How it goes by factors."""
+        factored = self.implementation == NtkImplementation.STRUCTURED_DERIVATIVES
+        return FactorMethod(
             self.trace_axes,
             self.diagonal_axes,
-            arguments=arguments,
-            memory=budget(self.memory),
-            factored=self._factored,
-            distrusted=self._distrusted,
+            self.memory,
+            factored,
+            self.precision,
+            self.remembered,
         )
-
-    # Checks
 
     @property
     def distrusted(self) -> tuple[str, ...]:
         """Leaves whose factors gave another derivative than `f` itself."""
-        return tuple(sorted(self._distrusted))
+        return tuple(sorted(self.remembered.distrusted))
 
-    def _checked_at(self, *args: Any) -> tuple[str, ...] | None:
-        """The leaves that were compared at a call of these shapes, for whichever kernels."""
-        for what in (("ntk",), ("nngp", "ntk"), ("ntk", "nngp"), "factors"):
-            split = self._compiled.split((what, self.distrusted, *args))
-            found = self._checked.get(call_id(what, split))
-            if found is not None:
-                return found
-        return None
+    # Calls
+
+    def _run(
+        self, entry: Compiled, names: tuple[Any, ...], read: Callable[..., Arguments], *args: Any
+    ) -> Any:
+        """Check what was not seen before, then compute."""
+        *x, params, kwargs = args
+        call = (*x, floats_as_arrays(params), kwargs)
+        known, checked = self.remembered.checked, None
+        if self.check_vmap and self._id(entry, call) not in known and has_values(call):
+            checked = tuple(self._check(read(*gathered(args))))
+        if self.vmap_axes is None and self.check_vmap and "rows" not in self.remembered.warned:
+            self._advise(*gathered((x[0], params, kwargs)))
+        result = entry.run(call, leading=(*names, self.distrusted))
+        if checked is not None:  # as it ran, after all
+            known[self._id(entry, call)] = checked
+        return result
+
+    def _id(self, entry: Compiled, call: tuple[Any, ...]) -> Any:
+        return self.has_plan, repr(self.vmap_axes), entry.split(call).id
+
+    def _of_both(
+        self,
+        names: tuple[str, ...],
+        distrusted: tuple[str, ...],
+        x1: Any,
+        x2: Any,
+        params: Any,
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, ...]:
+        with full_precision(self.precision):
+            given = self._read(x1, x2, params, kwargs)
+            axes = given.axes(self.trace_axes, self.diagonal_axes)
+            warn_of_axes(self.remembered.warned, given, axes, x1)
+            if self.has_plan:
+                return self.method.kernels(names, self.method.sources(given))
+            kernels = _PLAIN[NtkImplementation(self.implementation)](given, axes)
+            return (finish(given.sides.same, given.treedef, axes, kernels),)
+
+    def _of_one(
+        self, distrusted: tuple[str, ...], x: Any, params: Any, kwargs: dict[str, Any]
+    ) -> Factors:
+        with full_precision(self.precision):
+            return self.method.factors(self._read_one(x, params, kwargs))
+
+    def _of_factors(self, factors: Pair[Factors]) -> Any:
+        return self.method.kernels(("ntk",), factors)[0]
+
+    def _read(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Arguments:
+        return read_arguments(self.f, x1, x2, params, self.vmap_axes, kwargs, differentiate=True)
+
+    def _read_one(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Arguments:
+        return read_one_side(self.f, x, params, self.vmap_axes, kwargs, differentiate=True)
+
+    # Checks
 
     def _advise(self, x: Any, params: Any, kwargs: dict[str, Any]) -> None:
         """Name `vmap_axes=0`, once, where it seems right."""
         if not many_examples(x) or not has_values((x, params, kwargs)):
             return
-        self._warned.add("rows")
+        self.remembered.warned.add("rows")
         if rows_look_independent(self.f, x, params, kwargs):
             logger.warning(
                 "f seems to treat the examples along axis 0 independently: with vmap_axes=0 the "
                 "kernel takes as many times fewer backward passes as there are examples."
             )
 
-    def _check(self, pair: Pair, mixed: str = MIXED) -> dict[str, float]:
-        """Refuse an `f` that mixes examples; distrust factors that differ from its derivative.
-
-        The message `mixed` says the former. By leaf the difference.
-        """
-        worst: dict[str, float] = {}
-        for side in (pair.first,) if pair.same else (pair.first, pair.second):
-            if self.implementation in _PLAIN:
-                if side.n is not None:
-                    check_examples_are_independent(side, pair.params.leaves, pair.names, mixed)
-                continue
-            for leaf, found in differences(pair, side, mixed).items():
-                worst[leaf] = max(found, worst.get(leaf, 0.0))
-        for leaf, found in worst.items():
-            if found > 1 and leaf not in self._distrusted:
-                self._distrusted.add(leaf)
-                warn_of_difference(leaf, entrances(pair, leaf))
-        return worst
-
-
-def call_id(what: Any, split: tuple[Any, list[Any], Any]) -> Any:
-    """Equal for calls that compile alike; where values cannot be hashed, for those of one shape."""
-    _, arrays, key = split
-    return (what, *((a.shape, a.dtype) for a in arrays)) if key is None else key
+    def _check(self, given: Arguments) -> dict[str, float]:
+        return check_arguments(given, self.remembered.distrusted, by_factors=self.has_plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -457,7 +382,7 @@ class KernelFn:
 
     def _kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """In the order of `names`. Both from one run of `f` where the method allows it."""
-        if len(names) == 2 and self.ntk_fn.implementation not in _PLAIN:
-            return self.ntk_fn._run(names, x1, x2, params, kwargs)
+        if len(names) == 2 and self.ntk_fn.has_plan:
+            return self.ntk_fn.kernels(names, x1, x2, params, kwargs)
         functions = {"nngp": self.nngp_fn, "ntk": self.ntk_fn}
         return tuple(functions[name](x1, x2, params, **kwargs) for name in names)

@@ -14,35 +14,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._arguments.sides import Pair, Side, place_batch
+from .._arguments.sides import Arguments, Side, place_batch
 from .._shared.axes import KernelAxes
 from .._shared.derivatives import REFUSALS, has_forward_mode, in_turn, jacobian
 from .._shared.meshes import varying, varying_axes
 from .._shared.trees import kernel_dtype
 
 
-def jacobian_contraction(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
+def jacobian_contraction(given: Arguments, axes: list[KernelAxes]) -> list[jax.Array]:
     """One kernel for each output, from whole Jacobians: `(n + m) * o * p` entries in memory."""
-    leaves = pair.params.leaves
-    jacobians1 = mapped(pair.first, lambda side: side_jacobians(side, leaves))
-    jacobians2 = jacobians1
-    if not pair.same:
-        jacobians2 = mapped(pair.second, lambda side: side_jacobians(side, leaves))
+    leaves = given.params.leaves
+    jacobians = given.sides.map(lambda side: _mapped(side, lambda s: _jacobians(s, leaves)))
     kernels = []
     for r, ax in enumerate(axes):
-        dtype = kernel_dtype(pair.first.outputs[r], pair.second.outputs[r], *leaves)
+        y1, y2 = (side.outputs[r] for side in given.sides.sides)
+        dtype = kernel_dtype(y1, y2, *leaves)
         p = 2 * ax.ndim  # a label that no output axis has
         kernel = sum(
             jnp.einsum(
                 j1, [*ax.first, p], j2, [*ax.second, p], ax.result, preferred_element_type=dtype
             )
-            for j1, j2 in zip(jacobians1[r], jacobians2[r], strict=True)
+            for j1, j2 in zip(jacobians.first[r], jacobians.other[r], strict=True)
         )
-        kernels.append(kernel / ax.size(pair.first.outputs[r].shape))
+        kernels.append(kernel / ax.size(y1.shape))
     return kernels
 
 
-def mapped(side: Side, function: Callable[[Side], Any]) -> Any:
+def _mapped(side: Side, function: Callable[[Side], Any]) -> Any:
     """`function` of a side; where `vmap` refuses `f`, of its examples in sequence."""
     try:
         return function(side)
@@ -53,7 +51,7 @@ def mapped(side: Side, function: Callable[[Side], Any]) -> Any:
             raise refusal from None
 
 
-def side_jacobians(side: Side, leaves: list[jax.Array]) -> list[list[jax.Array]]:
+def _jacobians(side: Side, leaves: list[jax.Array]) -> list[list[jax.Array]]:
     """For each output and leaf the Jacobian, `[*output.shape, p]`."""
 
     def one(data: list[jax.Array]) -> Any:
@@ -69,12 +67,12 @@ def side_jacobians(side: Side, leaves: list[jax.Array]) -> list[list[jax.Array]]
     ]
 
 
-def ntk_vector_products(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
+def ntk_vector_products(given: Arguments, axes: list[KernelAxes]) -> list[jax.Array]:
     """One kernel for each output, column by column: `n * m * o` forward passes, no Jacobian of x1.
 
     `ValueError` where `f` has no forward mode.
     """
-    first, leaves = pair.first, pair.params.leaves
+    first, leaves = given.sides.first, given.params.leaves
     if not has_forward_mode(lambda w: first.batch(w, first.data), leaves):
         msg = (
             "NTK_VECTOR_PRODUCTS needs forward-mode differentiation, which f does not have "
@@ -82,17 +80,16 @@ def ntk_vector_products(pair: Pair, axes: list[KernelAxes]) -> list[jax.Array]:
             "JACOBIAN_CONTRACTION."
         )
         raise ValueError(msg)
-    return mapped(
-        pair.first,
-        lambda side: [
-            output_by_columns(replace(pair, first=side), axes[r], r) for r in range(len(axes))
-        ],
+    second = given.sides.other
+    return _mapped(
+        first,
+        lambda side: [_by_columns(side, second, leaves, ax, r) for r, ax in enumerate(axes)],
     )
 
 
-def output_by_columns(pair: Pair, ax: KernelAxes, r: int) -> jax.Array:
-    """The kernel of output `r`."""
-    first, second, leaves = pair.first, pair.second, pair.params.leaves
+def _by_columns(
+    first: Side, second: Side, leaves: list[jax.Array], ax: KernelAxes, r: int
+) -> jax.Array:
     axis = first.out_axes[r]
     example2 = [d for a, d in enumerate(second.outputs[r].shape) if a != second.out_axes[r]]
     q = math.prod(example2)

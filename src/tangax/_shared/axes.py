@@ -137,19 +137,19 @@ def split_vmap_axes(vmap_axes: VmapAxes) -> tuple[Any, Any, dict[str, Any]]:
     return vmap_axes if is_triple else (vmap_axes, vmap_axes, {})
 
 
-def mismatch(axes: Any, tree: Any, where: str) -> str:
+def _mismatch(axes: Any, tree: Any, where: str) -> str:
     """The name of the first place where `axes` is no prefix of `tree`."""
-    wanted, given = children(tree), children(axes)
+    wanted, given = _children(tree), _children(axes)
     if axes is None or jax.tree_util.all_leaves([axes]):
         return ""
     if wanted.keys() != given.keys() or type(axes) is not type(tree):
         different = [k for k in (*wanted, *given) if (k in wanted) != (k in given)]
         return where + (different[0] if different and wanted else "")
-    found = (mismatch(given[k], wanted[k], where + k) for k in wanted)
+    found = (_mismatch(given[k], wanted[k], where + k) for k in wanted)
     return next((place for place in found if place), "")
 
 
-def children(tree: Any) -> dict[str, Any]:
+def _children(tree: Any) -> dict[str, Any]:
     """The subtrees one level down, by key; none of a leaf."""
     below, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda t: t is not tree)
     return {jax.tree_util.keystr(path): child for path, child in below if path}
@@ -169,7 +169,7 @@ def batch_axes(name: str, axes: Any, tree: Any) -> list[int | None]:
         flat_axes = [box.axis for box in jax.tree.leaves(broadcast)]
     except ValueError:
         msg = (
-            f"vmap_axes={axes!r} does not fit {mismatch(axes, tree, name)}: axes must be a tree "
+            f"vmap_axes={axes!r} does not fit {_mismatch(axes, tree, name)}: axes must be a tree "
             f"prefix of {name}, a tree of structure {jax.tree.structure(tree)}. Inputs and outputs "
             "of different structure take a triple (in_axes, out_axes, {})."
         )

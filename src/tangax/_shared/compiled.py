@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -39,11 +41,12 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         """The result of the function."""
-        return self.run(args, self.split(args))
+        return self.run(args)
 
-    def run(self, args: tuple[Any, ...], split: tuple[Any, list[Any], Any]) -> Any:
-        """The same of arguments that are split already."""
-        static, arrays, key = split
+    def run(self, args: tuple[Any, ...], leading: tuple[Any, ...] = ()) -> Any:
+        """The same behind arguments that are static."""
+        split = self.split(args)
+        static, arrays, key = (leading, split.static), split.arrays, split.key
         if key is None or key in self._eager:
             return self._joined(static, arrays)
         try:
@@ -52,7 +55,7 @@ class Compiled:
             if key not in self._by_value and len(split_arrays(args)[1]) < len(arrays):
                 self._by_value.add(key)
                 try:
-                    return self(*args)
+                    return self.run(args, leading)
                 except Exception:  # of another cause, then
                     self._by_value.discard(key)
                     raise error from None
@@ -62,24 +65,40 @@ class Compiled:
             self._eager.add(key)
             return result
 
-    def split(self, args: tuple[Any, ...]) -> tuple[Any, list[Any], Any]:
-        """What is static of arguments, their arrays, and a key of calls that run one program.
-
-        The key is `None` where there is none.
-        """
-        static, arrays = split_numbers(args)
-        key = call_key(static, arrays)
-        if key in self._by_value:
-            static, arrays = split_arrays(args)
-            key = call_key(static, arrays)
-        return static, arrays, key
+    def split(self, args: tuple[Any, ...]) -> Split:
+        """What is static of arguments, and their arrays."""
+        split = Split(*split_numbers(args))
+        return Split(*split_arrays(args)) if split.key in self._by_value else split
 
     def _joined(self, static: Any, arrays: list[Any]) -> Any:
-        return self._function(*join_arrays(static, arrays))
+        leading, static = static
+        return self._function(*leading, *join_arrays(static, arrays))
 
 
-def call_key(static: Any, arrays: list[Any]) -> Any:
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Arguments: what is static of them, and arrays."""
+
+    static: Any
+    arrays: list[Any]
+
+    @functools.cached_property
+    def key(self) -> Any:
+        """Equal for calls that run one program; `None` if there is no such key."""
+        return _call_key(self.static, self.arrays)
+
+    @property
+    def id(self) -> Any:
+        """The key; where values cannot be hashed, equal for calls of one shape."""
+        return _shapes(self.arrays) if self.key is None else self.key
+
+
+def _call_key(static: Any, arrays: list[Any]) -> Any:
     """Equal for calls that compile alike; `None` if there is no such key."""
     if not is_hashable(static):
         return None
-    return static, tuple((a.shape, a.dtype) for a in arrays)
+    return static, _shapes(arrays)
+
+
+def _shapes(arrays: list[Any]) -> Any:
+    return tuple((a.shape, a.dtype) for a in arrays)

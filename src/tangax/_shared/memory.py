@@ -66,7 +66,7 @@ def host_free() -> int:
     """Bytes that this process may still take of the system's memory."""
     try:  # Linux: with what its caches would give back
         sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return min(int(sizes["MemAvailable"].split()[0]) * 1024, *map(group_free, groups()))
+        return min(int(sizes["MemAvailable"].split()[0]) * 1024, *map(_group_free, groups()))
     except (OSError, KeyError):
         pass
     try:
@@ -75,7 +75,7 @@ def host_free() -> int:
         return 4 * 2**30
 
 
-GROUPS = Path("/sys/fs/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 def groups() -> list[Path]:
@@ -85,11 +85,11 @@ def groups() -> list[Path]:
     except OSError:
         lines = []
     own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
-    path = GROUPS / own
-    return [p for p in (path, *path.parents) if p.is_relative_to(GROUPS)]
+    path = _GROUPS / own
+    return [p for p in (path, *path.parents) if p.is_relative_to(_GROUPS)]
 
 
-def group_free(group: Path) -> int:
+def _group_free(group: Path) -> int:
     """Bytes that a control group leaves; many where it has no limit."""
     try:
         most, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))

@@ -56,7 +56,7 @@ def shape_like(array: Any, shape: Any = None) -> jax.ShapeDtypeStruct:
 
 def automatic(function: Callable[..., Any], arrays: list[Any]) -> Any:
     """`function(arrays)`, where arrays are on a mesh of Explicit axes with those left to XLA."""
-    mesh = explicit_mesh(arrays)
+    mesh = _explicit_mesh(arrays)
     if mesh is None:
         return function(arrays)
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -74,13 +74,12 @@ def shapes_gathered(tree: Any) -> Any:
 
 
 def _replaced(tree: Any, replacement: Callable[[Any], Any]) -> Any:
-    if explicit_mesh(jax.tree.leaves(tree)) is None:
+    if _explicit_mesh(jax.tree.leaves(tree)) is None:
         return tree  # itself: of two inputs it counts whether they are one
-    return jax.tree.map(lambda a: a if explicit_mesh([a]) is None else replacement(a), tree)
+    return jax.tree.map(lambda a: a if _explicit_mesh([a]) is None else replacement(a), tree)
 
 
-def explicit_mesh(arrays: list[Any]) -> Any:
-    """The mesh, if one of the arrays is on one with Explicit axes."""
+def _explicit_mesh(arrays: list[Any]) -> Any:
     for a in arrays:
         if isinstance(a, jax.Array):
             mesh = getattr(jax.typeof(a).sharding, "mesh", None)

@@ -23,12 +23,12 @@ def mirrored(kernel: jax.Array, ax: KernelAxes, order: list[int]) -> jax.Array:
         if label not in ax.result or (axis := ax.result.index(label)) == twins[axis]:
             continue
         twin = twins[axis]
-        a, b = (index(kernel, p) for p in (axis, twin))
+        a, b = (_index(kernel, p) for p in (axis, twin))
         upper, equal = upper | (equal & (a < b)), equal & (a == b)
     return jnp.where(upper | equal, kernel, jnp.transpose(kernel, twins))
 
 
-def index(array: jax.Array, axis: int) -> jax.Array:
+def _index(array: jax.Array, axis: int) -> jax.Array:
     """The index along an axis, to be broadcast.
 
     Of a `broadcasted_iota` in its place XLA's passes find no end, on JAX 0.10 after a loop.

@@ -125,14 +125,14 @@ def has_values(tree: Any) -> bool:
 
 def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
     """`tree` as what is static of it, hashable if its other leaves are, and its arrays."""
-    return _split(tree, is_array)
+    return _split(tree, _is_array)
 
 
 def split_numbers(tree: Any) -> tuple[Any, list[Any]]:
     """The same, with Python's floating-point and complex numbers as arrays."""
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) if type(leaf) in (float, complex) else leaf for leaf in leaves]
-    return _split_leaves(leaves, treedef, is_array)
+    return _split_leaves(leaves, treedef, _is_array)
 
 
 def split_shapes(tree: Any) -> tuple[Any, list[Any]]:
@@ -172,7 +172,7 @@ class Static:
         return Static(type(value), repr(value) if isinstance(value, float) else "", value)
 
 
-def is_array(leaf: Any) -> bool:
+def _is_array(leaf: Any) -> bool:
     """Whether a leaf is an array, or the shape of one. NumPy's integers and bools are values."""
     if isinstance(leaf, np.generic):
         return np.issubdtype(leaf.dtype, np.inexact)

@@ -12,7 +12,7 @@ import jax
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn, at the line of the user's that called."""
-    warnings.warn(message, category, stacklevel=user_stacklevel())
+    warnings.warn(message, category, stacklevel=_user_stacklevel())
 
 
 def warn_first(warned: set[Any], key: str, message: str) -> None:
@@ -22,7 +22,7 @@ def warn_first(warned: set[Any], key: str, message: str) -> None:
         warn(message)
 
 
-def user_stacklevel() -> int:
+def _user_stacklevel() -> int:
     """The `stacklevel` at which the caller's `warnings.warn` points at the user's line."""
     ours = (
         os.path.dirname(os.path.dirname(__file__)) + os.sep,

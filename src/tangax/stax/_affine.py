@@ -16,7 +16,7 @@ from ._covariance import Covariance, Op
 from ._layer import Layer, layer
 from ._windows import windows
 
-PARAMETERIZATIONS = ("ntk", "standard")
+_PARAMETERIZATIONS = ("ntk", "standard")
 
 
 def Dense(
@@ -69,8 +69,8 @@ def Dense(
         ((5, 4), (3, 4), (1, 4), (5, 5))
     """
     name = f"Dense({out_dim})"
-    check_units(name, out_dim)
-    standard = is_standard(name, parameterization)
+    _check_units(name, out_dim)
+    standard = _is_standard(name, parameterization)
     units = out_dim * s[1] if standard else out_dim
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
@@ -86,7 +86,7 @@ def Dense(
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
         W, b = params
         axis = checked_axis(name, channel_axis, inputs.shape)
-        check_channels(name, W.shape[0], inputs.shape, axis)
+        _check_channels(name, W.shape[0], inputs.shape, axis)
         scale = 1 / s[0] ** 0.5 if standard else W_std / W.shape[0] ** 0.5
         y = scale * jnp.moveaxis(jnp.tensordot(inputs, W, (axis, 0)), -1, axis)
         return y if b is None else y + (b if standard else b_std * b)
@@ -153,15 +153,15 @@ def Conv(
         ((5, 128), (5, 5))
     """
     name = f"Conv({out_chan}, {filter_shape})"
-    check_units(name, out_chan)
-    standard = is_standard(name, parameterization)
+    _check_units(name, out_chan)
+    standard = _is_standard(name, parameterization)
     units = out_chan * s[1] if standard else out_chan
     window = windows(name, filter_shape, strides, padding)
     if dimension_numbers is None:
         space = "HWDABEFGJK"[: len(window.sizes)]
         dimension_numbers = f"N{space}C", f"{space}IO", f"N{space}C"
     lhs, rhs, out = dimension_numbers
-    check_dimension_numbers(name, dimension_numbers, len(window.sizes))
+    _check_dimension_numbers(name, dimension_numbers, len(window.sizes))
     # Sizes and strides are in the order of the filter's axes.
     letters = [c for c in rhs if c not in "IO"]
     before, after = ([c for c in spec if c not in "NC"] for spec in (lhs, out))
@@ -170,7 +170,7 @@ def Conv(
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
         shape = tuple(input_shape)
-        check_ndim(name, shape, lhs)
+        _check_ndim(name, shape, lhs)
         found = dict(zip(letters, window.outputs([shape[a] for a in places]), strict=True))
         found |= {"N": shape[batch], "C": units}
         sizes = dict(zip(letters, window.sizes, strict=True))
@@ -183,9 +183,9 @@ def Conv(
 
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
         W, b = params
-        check_ndim(name, inputs.shape, lhs)
+        _check_ndim(name, inputs.shape, lhs)
         channels = inputs.shape[channel]
-        check_channels(name, W.shape[rhs.index("I")], inputs.shape, channel)
+        _check_channels(name, W.shape[rhs.index("I")], inputs.shape, channel)
         scale = 1 / s[0] ** 0.5 if standard else W_std / (channels * window.size) ** 0.5
         pads = window.pads([inputs.shape[a] for a in places])
         if window.padding == "CIRCULAR":
@@ -258,22 +258,19 @@ def drawn(
     return W * (W_std / math.sqrt(fan_in)), None if b is None or b_std is None else b * b_std
 
 
-def check_units(name: str, units: Any) -> None:
-    """A positive number of output channels."""
+def _check_units(name: str, units: Any) -> None:
     if not is_int(units) or units < 1:
         raise ValueError(f"{name}: the number of output channels must be a positive integer.")
 
 
-def is_standard(name: str, parameterization: str) -> bool:
-    """Whether weights carry their scale."""
-    if str(parameterization).lower() not in PARAMETERIZATIONS:
-        known = f"parameterization must be one of {PARAMETERIZATIONS}"
+def _is_standard(name: str, parameterization: str) -> bool:
+    if str(parameterization).lower() not in _PARAMETERIZATIONS:
+        known = f"parameterization must be one of {_PARAMETERIZATIONS}"
         raise ValueError(f"{name}: {known}, got {parameterization!r}.")
     return parameterization.lower() == "standard"
 
 
-def check_channels(name: str, known: int, shape: Sequence[int], axis: int) -> None:
-    """An input has the channels that there are parameters for."""
+def _check_channels(name: str, known: int, shape: Sequence[int], axis: int) -> None:
     if shape[axis] != known:
         raise ValueError(
             f"{name} has parameters for {known} channels, but axis {axis} of its input "
@@ -281,16 +278,14 @@ def check_channels(name: str, known: int, shape: Sequence[int], axis: int) -> No
         )
 
 
-def check_ndim(name: str, shape: Sequence[int], spec: str) -> None:
-    """An array has the axes that a layer's letters name."""
+def _check_ndim(name: str, shape: Sequence[int], spec: str) -> None:
     if len(shape) != len(spec):
         raise ValueError(
             f"{name} takes arrays with axes {spec!r}, got {len(shape)} axes: {tuple(shape)}."
         )
 
 
-def check_dimension_numbers(name: str, numbers: Any, count: int) -> None:
-    """Three strings of the same letters."""
+def _check_dimension_numbers(name: str, numbers: Any, count: int) -> None:
     lhs, rhs, out = numbers
     space = [set(lhs) - set("NC"), set(rhs) - set("IO"), set(out) - set("NC")]
     fits = all(len(spec) == len(set(spec)) == count + 2 for spec in numbers)

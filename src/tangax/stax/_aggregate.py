@@ -15,7 +15,7 @@ from ._axes import checked_axes, checked_axis, spatial
 from ._covariance import Covariance
 from ._layer import Layer, layer
 
-IMPLEMENTATIONS = ("DENSE", "SPARSE")
+_IMPLEMENTATIONS = ("DENSE", "SPARSE")
 
 
 def Aggregate(
@@ -63,8 +63,8 @@ def Aggregate(
         (5, 5)
     """
     name = "Aggregate"
-    if str(implementation).upper() not in IMPLEMENTATIONS:
-        msg = f"{name}: implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}."
+    if str(implementation).upper() not in _IMPLEMENTATIONS:
+        msg = f"{name}: implementation must be one of {_IMPLEMENTATIONS}, got {implementation!r}."
         raise ValueError(msg)
     sparse = implementation.upper() == "SPARSE"
 
@@ -86,7 +86,7 @@ def Aggregate(
             raise ValueError(f"{name} needs its graph: pass pattern=, with an edge per pair.")
         count = math.prod(sizes)
         if sparse:
-            start, end = edges(name, pattern, n, sizes)
+            start, end = _edges(name, pattern, n, sizes)
             weight = ((start >= 0) & (end >= 0)).astype(dtype)
             rows = jnp.arange(n)[:, None]
             return jnp.zeros((n, count, count), dtype).at[rows, start, end].add(weight)
@@ -110,7 +110,7 @@ def Aggregate(
         x = jnp.moveaxis(inputs, (batch, *axes), front)
         flat = x.reshape(x.shape[0], math.prod(sizes), -1)
         if sparse and pattern is not None:
-            start, end = edges(name, pattern, x.shape[0], sizes)
+            start, end = _edges(name, pattern, x.shape[0], sizes)
             rows = jnp.arange(x.shape[0])[:, None]
             sent = jnp.where(((start >= 0) & (end >= 0))[..., None], flat[rows, start], 0)
             y = jnp.zeros_like(flat).at[rows, end].add(sent)
@@ -147,7 +147,7 @@ def Aggregate(
     return layer(name, init_fn, apply_fn, rule, pairs=True, axes=(batch_axis, channel_axis))
 
 
-def edges(name: str, pattern: Any, n: int, sizes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+def _edges(name: str, pattern: Any, n: int, sizes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """Where each edge starts and ends, as flat vertices `[n, edges]`; -1 where there is none."""
     pattern = jnp.asarray(pattern)
     if pattern.ndim == 3 and len(sizes) == 1:

@@ -32,11 +32,11 @@ def triangle(c: Any, p: Any, q: Any) -> tuple[jax.Array, ...]:
     The units are powers of two, so that nothing is rounded, near the standard deviations: products
     of variances leave the range of float32.
     """
-    one, two = unit(p), unit(q)
+    one, two = _unit(p), _unit(q)
     return c / one / two, p / one / one, q / two / two, one, two
 
 
-def unit(variance: jax.Array) -> jax.Array:
+def _unit(variance: jax.Array) -> jax.Array:
     """A power of two near the standard deviation: its exponent, without its digits."""
     deviation = jnp.sqrt(jax.lax.stop_gradient(jnp.where(variance > 0, variance, 1)))
     info = jnp.finfo(variance.dtype)

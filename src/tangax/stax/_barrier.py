@@ -25,10 +25,10 @@ def apart(arrays: Any, depth: int) -> Any:
     if tuning().barriers:
         return jax.lax.optimization_barrier(arrays)
     # It takes longer than a barrier: every second time.
-    return arrays if depth % 2 else jax.tree.map(looped, arrays)
+    return arrays if depth % 2 else jax.tree.map(_looped, arrays)
 
 
-def looped(x: jax.Array) -> jax.Array:
+def _looped(x: jax.Array) -> jax.Array:
     """The same array by a loop over its halves."""
     halves = jnp.pad(x.reshape(-1), (0, x.size % 2)).reshape(2, -1)
     return jax.lax.map(lambda half: half * 1, halves).reshape(-1)[: x.size].reshape(x.shape)

@@ -54,8 +54,8 @@ def blocked(
     need, rule = plan(Need(pairs=True))
     first = half("x1", x1, pattern[0], need)
     second = first if x2 is None else half("x2", x2, pattern[1], need)
-    check_alike(first, second)
-    axes = jax.tree.map(lambda each, x: activation_axes(each, x.shape), need, first.x)
+    _check_alike(first, second)
+    axes = jax.tree.map(lambda each, x: _activation_axes(each, x.shape), need, first.x)
     itself = x2 is None
 
     def tile(one: Half, two: Half, rows: jax.Array, columns: jax.Array) -> Any:
@@ -64,10 +64,10 @@ def blocked(
         cs = jax.tree.map(
             lambda each, a, b, place: of_inputs(a, b, equal, each.pairs, place),
             *(need, one.x, two.x, axes),
-            is_leaf=is_axes,
+            is_leaf=_is_axes,
         )
         after = rule(cs, pattern=(one.pattern, two.pattern))
-        return tuple(examples_first(after, name) for name in names)
+        return tuple(_examples_first(after, name) for name in names)
 
     def at(i: Any, j: Any, size1: int, size2: int) -> Any:
         rows, columns = i + jnp.arange(size1), j + jnp.arange(size2)
@@ -82,7 +82,7 @@ def blocked(
         starts = jnp.array(np.array(places) * [[size1, size2]])
         tiles = jax.lax.map(lambda ij: at(ij[0], ij[1], size1, size2), starts)
         kernels = jax.tree.map(lambda a: assembled(a, places, grid)[: first.n, : second.n], tiles)
-    return jax.tree.map(symmetric, kernels) if itself else kernels
+    return jax.tree.map(_symmetric, kernels) if itself else kernels
 
 
 def assembled(tiles: jax.Array, places: list[tuple[int, int]], grid: tuple[int, int]) -> jax.Array:
@@ -96,14 +96,14 @@ def assembled(tiles: jax.Array, places: list[tuple[int, int]], grid: tuple[int, 
     return jnp.swapaxes(whole, 1, 2).reshape(rows, columns, *tiles.shape[3:])
 
 
-def symmetric(kernel: jax.Array) -> jax.Array:
+def _symmetric(kernel: jax.Array) -> jax.Array:
     """A kernel of examples with themselves, its lower half copied from the upper one."""
     sides = kernel.shape[::2], kernel.shape[1::2]
     axes = kernel_axes("the kernel", *sides, trace=(), diagonal=())
     return mirrored(kernel, axes, axes.first)
 
 
-def examples_first(after: Any, name: str) -> Any:
+def _examples_first(after: Any, name: str) -> Any:
     """One kernel of each output, as `[n, m, ...]`. Without parameters the NTK is zero."""
 
     def kernel(c: Covariance) -> jax.Array:
@@ -122,7 +122,7 @@ def sizes(need: Any, first: Half, second: Half) -> tuple[int, int]:
     )
     pairs = max(1, tuning().pairs // max(1, sum(jax.tree.leaves(each))))
     most = max(a.n for a in (first, second))
-    if pairs >= first.n * second.n or not sliceable(first) or not sliceable(second):
+    if pairs >= first.n * second.n or not _sliceable(first) or not _sliceable(second):
         return first.n, second.n
     side = min(math.isqrt(pairs), most)
     size2 = min(second.n, max(side, pairs // min(first.n, side)))
@@ -130,8 +130,7 @@ def sizes(need: Any, first: Half, second: Half) -> tuple[int, int]:
     return (side, side) if first is second else (size1, size2)
 
 
-def sliceable(half: Half) -> bool:
-    """Whether all that is given has the examples in front."""
+def _sliceable(half: Half) -> bool:
     leaves = jax.tree.leaves(half.pattern)
     return half.n > 0 and all(getattr(a, "shape", (0,))[:1] == (half.n,) for a in leaves)
 
@@ -164,15 +163,14 @@ def inputs(name: str, x: Any, need: Any) -> Any:
         raise TypeError(f"{name} is complex ({x.dtype}); only real inputs are supported.")
     x = jnp.asarray(x)
     x = x.astype(x.dtype if x.dtype in (jnp.float32, jnp.float64) else jnp.float32)
-    x = jnp.moveaxis(x, input_axes(need, x.shape), (0, -1))
+    x = jnp.moveaxis(x, _input_axes(need, x.shape), (0, -1))
     if need.axes is not None and need.axes[1] is None:
         # All that sees it flattens it: one product in place of one for each position.
         return x.reshape(x.shape[0], -1)
     return x
 
 
-def input_axes(need: Need, shape: tuple[int, ...]) -> tuple[int, int]:
-    """The batch and the channel axis of an input."""
+def _input_axes(need: Need, shape: tuple[int, ...]) -> tuple[int, int]:
     batch, channel = need.axes or (0, -1)
     if channel is None:
         channel = -2 if batch in (-1, len(shape) - 1) else -1
@@ -180,20 +178,19 @@ def input_axes(need: Need, shape: tuple[int, ...]) -> tuple[int, int]:
     return batch, channel
 
 
-def activation_axes(need: Need, shape: tuple[int, ...]) -> tuple[int, int]:
+def _activation_axes(need: Need, shape: tuple[int, ...]) -> tuple[int, int]:
     """Where a network's input has batch and channels; of a flat one where `Flatten` looks."""
     if need.axes is None or need.axes[1] is not None:
-        return input_axes(need, shape)
+        return _input_axes(need, shape)
     return need.axes[0] % 2, 1 - need.axes[0] % 2
 
 
-def is_axes(node: Any) -> bool:
+def _is_axes(node: Any) -> bool:
     """Whether a node holds the axes of one input."""
     return isinstance(node, tuple)
 
 
-def check_alike(first: Half, second: Half) -> None:
-    """Both sides have the same positions and channels."""
+def _check_alike(first: Half, second: Half) -> None:
     for a, b in zip(jax.tree.leaves(first.x), jax.tree.leaves(second.x), strict=True):
         if a.shape[1:] != b.shape[1:]:
             raise ValueError(

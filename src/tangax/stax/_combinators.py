@@ -43,18 +43,18 @@ def serial(*layers: Layer) -> Layer:
         >>> shape, len(params)
         ((5, 2), 3)
     """
-    layers = checked("serial", layers)
+    layers = _checked("serial", layers)
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
         params = []
-        for each, key in zip(layers, split_in_turn(rng, len(layers)), strict=True):
+        for each, key in zip(layers, _split_in_turn(rng, len(layers)), strict=True):
             input_shape, own = each.init_fn(key, input_shape)
             params.append(own)
         return input_shape, params
 
     def apply_fn(params: Any, inputs: Any, *, rng: Any = None, **kwargs: Any) -> Any:
-        check_length("serial", "parameters", params, layers)
-        keys = split_keys(rng, len(layers))
+        _check_length("serial", "parameters", params, layers)
+        keys = _split_keys(rng, len(layers))
         for each, own, key in zip(layers, params, keys, strict=True):
             inputs = each.apply_fn(own, inputs, rng=key, **kwargs)
         return inputs
@@ -103,28 +103,28 @@ def parallel(*layers: Layer) -> Layer:
         >>> kernel_fn(jax.random.normal(jax.random.key(0), (5, 3))).ntk.shape
         (5, 5)
     """
-    layers = checked("parallel", layers)
+    layers = _checked("parallel", layers)
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
         if not all(isinstance(shape, (list, tuple)) for shape in input_shape):
             raise ValueError(f"parallel takes a shape for each branch, got one, {input_shape}.")
-        check_length("parallel", "input shapes", input_shape, layers)
-        each = zip(layers, split_keys(rng, len(layers)), input_shape, strict=True)
+        _check_length("parallel", "input shapes", input_shape, layers)
+        each = zip(layers, _split_keys(rng, len(layers)), input_shape, strict=True)
         shapes, params = zip(*(own.init_fn(key, shape) for own, key, shape in each), strict=True)
         return list(shapes), params
 
     def apply_fn(params: Any, inputs: Any, *, rng: Any = None, **kwargs: Any) -> Any:
-        check_length("parallel", "inputs", inputs, layers)
-        each = zip(layers, params, inputs, split_keys(rng, len(layers)), strict=True)
+        _check_length("parallel", "inputs", inputs, layers)
+        each = zip(layers, params, inputs, _split_keys(rng, len(layers)), strict=True)
         return [own.apply_fn(p, x, rng=key, **kwargs) for own, p, x, key in each]
 
     def plan(need: Any) -> tuple[Any, Rule]:
         needs = need if isinstance(need, list) else [need] * len(layers)
-        check_length("parallel", "outputs used", needs, layers)
+        _check_length("parallel", "outputs used", needs, layers)
         plans = [own.kernel_fn.plan(each) for own, each in zip(layers, needs, strict=True)]
 
         def forward(cs: Any, **kwargs: Any) -> Any:
-            check_length("parallel", "inputs", cs, layers)
+            _check_length("parallel", "inputs", cs, layers)
             return [rule(c, **kwargs) for (_, rule), c in zip(plans, cs, strict=True)]
 
         return [each for each, _ in plans], forward
@@ -174,7 +174,7 @@ def FanOut(num: int) -> Layer:
             return [replace(c, shared=c.shared | {branching}) for _ in range(num)]
 
         branching = object()
-        return merged(needs), forward
+        return _merged(needs), forward
 
     return Layer(
         lambda rng, input_shape: ([input_shape] * num, ()),
@@ -206,21 +206,21 @@ def FanInSum() -> Layer:
     name = "FanInSum"
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
-        check_branches(name, input_shape, tuple)
-        check_equal(name, input_shape)
+        _check_branches(name, input_shape, tuple)
+        _check_equal(name, input_shape)
         return input_shape[0], ()
 
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
-        check_branches(name, inputs)
-        check_equal(name, [x.shape for x in inputs])
+        _check_branches(name, inputs)
+        _check_equal(name, [x.shape for x in inputs])
         return functools.reduce(operator.add, inputs)
 
     def rule(cs: Sequence[Covariance], **kwargs: Any) -> Covariance:
-        check_equal(name, [(*c.positions, c.channels) for c in cs])
-        check_independent(name, cs)
+        _check_equal(name, [(*c.positions, c.channels) for c in cs])
+        _check_independent(name, cs)
         return joined(name, cs, sum)
 
-    return Layer(init_fn, apply_fn, joining(name, rule))
+    return Layer(init_fn, apply_fn, _joining(name, rule))
 
 
 def FanInConcat(axis: int = -1) -> Layer:
@@ -250,17 +250,17 @@ def FanInConcat(axis: int = -1) -> Layer:
 
     def check_alike(shapes: Sequence[Any]) -> None:
         places = [checked_axis(name, axis, shape) for shape in shapes]
-        check_equal(name, [without(s, place) for s, place in zip(shapes, places, strict=True)])
+        _check_equal(name, [_without(s, place) for s, place in zip(shapes, places, strict=True)])
 
     def init_fn(rng: Any, input_shape: Any) -> Any:
-        check_branches(name, input_shape, tuple)
+        _check_branches(name, input_shape, tuple)
         check_alike(input_shape)
         shape = list(input_shape[0])
         shape[axis] = sum(each[axis] for each in input_shape)
         return tuple(shape), ()
 
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
-        check_branches(name, inputs)
+        _check_branches(name, inputs)
         check_alike([x.shape for x in inputs])
         return jnp.concatenate(inputs, axis)
 
@@ -270,17 +270,17 @@ def FanInConcat(axis: int = -1) -> Layer:
         if along == batch_axis:
             raise ValueError(f"{name}: along the batch axis there is no kernel of pairs.")
         if along == channel_axis:
-            check_equal(name, [c.positions for c in cs])
-            return mean_of_channels(name, cs)
+            _check_equal(name, [c.positions for c in cs])
+            return _mean_of_channels(name, cs)
         place = cs[0].places.index(along)
-        check_equal(name, [(*without(c.positions, place), c.channels) for c in cs])
-        check_independent(name, cs)
-        return concatenated(name, cs, place)
+        _check_equal(name, [(*_without(c.positions, place), c.channels) for c in cs])
+        _check_independent(name, cs)
+        return _concatenated(name, cs, place)
 
-    return Layer(init_fn, apply_fn, joining(name, rule))
+    return Layer(init_fn, apply_fn, _joining(name, rule))
 
 
-def mean_of_channels(name: str, cs: Sequence[Covariance]) -> Covariance:
+def _mean_of_channels(name: str, cs: Sequence[Covariance]) -> Covariance:
     """Branches joined along their channels, which are no longer draws of one function."""
     channels = sum(c.channels for c in cs)
     shares = [c.channels / channels for c in cs]
@@ -288,8 +288,7 @@ def mean_of_channels(name: str, cs: Sequence[Covariance]) -> Covariance:
     return replace(mean, channels=channels, gaussian=mean.gaussian and len(cs) == 1)
 
 
-def concatenated(name: str, cs: Sequence[Covariance], place: int) -> Covariance:
-    """Branches joined along an axis of positions."""
+def _concatenated(name: str, cs: Sequence[Covariance], place: int) -> Covariance:
     axes = cs[0].position_axes[place]
     sizes = [c.positions[place] for c in cs]
 
@@ -329,7 +328,7 @@ def joined(name: str, cs: Sequence[Covariance], join: Callable[..., Any]) -> Cov
     )
 
 
-def merged(needs: Sequence[Need]) -> Need:
+def _merged(needs: Sequence[Need]) -> Need:
     """What is needed of an input that several branches see."""
     pairs = any(need.pairs for need in needs)
     told = [(need, need.axes) for need in needs if need.axes is not None]
@@ -341,12 +340,10 @@ def merged(needs: Sequence[Need]) -> Need:
     return replace(need, pairs=pairs, axes=(batch, -2 if batch == -1 else -1))
 
 
-def joining(name: str, rule: Rule) -> KernelFn:
-    """The kernels of a layer that joins branches."""
-
+def _joining(name: str, rule: Rule) -> KernelFn:
     def plan(need: Need) -> tuple[Need, Rule]:
         def forward(cs: Any, **kwargs: Any) -> Any:
-            check_branches(name, cs)
+            _check_branches(name, cs)
             return rule([seen(need, c) for c in cs], **kwargs)
 
         return need, forward
@@ -354,7 +351,7 @@ def joining(name: str, rule: Rule) -> KernelFn:
     return KernelFn(name, plan)
 
 
-def check_independent(name: str, cs: Sequence[Covariance]) -> None:
+def _check_independent(name: str, cs: Sequence[Covariance]) -> None:
     """Every two branches have covariance zero: apart in what is random, one of them with mean zero.
 
     Randomness is shared by what comes from one branching, or from inputs, without a layer of
@@ -370,14 +367,14 @@ def check_independent(name: str, cs: Sequence[Covariance]) -> None:
                 )
 
 
-def checked(name: str, layers: Sequence[Any]) -> tuple[Layer, ...]:
+def _checked(name: str, layers: Sequence[Any]) -> tuple[Layer, ...]:
     """Layers as triples; a layer of another make has no closed form."""
     if not layers:
         raise ValueError(f"{name} needs a layer at least.")
-    return tuple(as_layer(f"layer {i} of {name}", each) for i, each in enumerate(layers))
+    return tuple(_as_layer(f"layer {i} of {name}", each) for i, each in enumerate(layers))
 
 
-def as_layer(name: str, given: Any) -> Layer:
+def _as_layer(name: str, given: Any) -> Layer:
     """A triple that ends in a `KernelFn`."""
     if not isinstance(given, tuple) or len(given) not in (2, 3) or not all(map(callable, given)):
         what = "a list: write serial(*layers)" if isinstance(given, list) else repr(given)
@@ -396,12 +393,11 @@ def as_layer(name: str, given: Any) -> Layer:
     return layer(f"{name} ({getattr(function, '__qualname__', function)})", init_fn, apply_fn, None)
 
 
-def split_keys(rng: Any, count: int) -> list[Any]:
-    """A key for each of so many layers."""
+def _split_keys(rng: Any, count: int) -> list[Any]:
     return [None] * count if rng is None else list(jax.random.split(rng, count))
 
 
-def split_in_turn(rng: Any, count: int) -> list[Any]:
+def _split_in_turn(rng: Any, count: int) -> list[Any]:
     """Keys split off one after the other, as for `jax.example_libraries.stax`."""
     keys = []
     for _ in range(count):
@@ -413,26 +409,23 @@ def split_in_turn(rng: Any, count: int) -> list[Any]:
     return keys
 
 
-def without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
-    """A shape without one axis."""
+def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
     return tuple(size for a, size in enumerate(shape) if a != axis % len(shape))
 
 
-def check_length(name: str, what: str, given: Sequence[Any], layers: Sequence[Any]) -> None:
-    """As many as there are layers."""
+def _check_length(name: str, what: str, given: Sequence[Any], layers: Sequence[Any]) -> None:
     if not isinstance(given, (list, tuple)) or len(given) != len(layers):
         count = len(given) if isinstance(given, (list, tuple)) else "one array"
         raise ValueError(f"{name} has {len(layers)} layers, but {what}: {count}.")
 
 
-def check_branches(name: str, given: Any, kind: Any = Any) -> None:
+def _check_branches(name: str, given: Any, kind: Any = Any) -> None:
     """Several arrays, or shapes that are a `kind`, rather than one."""
     one = not isinstance(given, (list, tuple)) or not given
     if one or (kind is tuple and not all(isinstance(shape, (list, tuple)) for shape in given)):
         raise ValueError(f"{name} joins branches, but its input is one: put parallel before it.")
 
 
-def check_equal(name: str, shapes: Sequence[Any]) -> None:
-    """Branches match."""
+def _check_equal(name: str, shapes: Sequence[Any]) -> None:
     if len({tuple(shape) for shape in shapes}) != 1:
         raise ValueError(f"{name}: its branches do not match: {[tuple(s) for s in shapes]}.")

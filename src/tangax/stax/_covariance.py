@@ -146,9 +146,9 @@ class Covariance:
         p, q = before.variances()
         same = jnp.zeros((1, 1), bool) if self.same is None else self.same
         one, two = self.spread(p, 0)[..., :, None], self.spread(q, 1)[..., None, :]
-        after = exactly(dual, nngp, one, two, self.itself(same))
+        after = _exactly(dual, nngp, one, two, self.itself(same))
         own1, own2 = (
-            exactly(dual, each, self.spread(v, 0), self.spread(v, 1), self.own_itself).nngp
+            _exactly(dual, each, self.spread(v, 0), self.spread(v, 1), self.own_itself).nngp
             for each, v in zip(own, (p, q), strict=True)
         )
         if ntk is not None and after.near is not None:
@@ -182,7 +182,7 @@ class Covariance:
         return self.itself(jnp.ones((1, 1), bool))[..., 0]
 
 
-def exactly(dual: Dual, c: jax.Array, p: jax.Array, q: jax.Array, itself: jax.Array) -> Moments:
+def _exactly(dual: Dual, c: jax.Array, p: jax.Array, q: jax.Array, itself: jax.Array) -> Moments:
     """`dual`, of a variable with itself exactly, whatever `c` was rounded to."""
     return dual(valued(jnp.where(itself, p, c), c), p, q, itself)
 

@@ -49,7 +49,7 @@ def Relu(do_stabilize: bool = False) -> Layer:
         >>> print(stax.Relu().apply_fn((), jnp.array([-2.0, 3.0])))
         [0. 3.]
     """
-    return piecewise_linear("Relu", 0.0, 1.0)
+    return _piecewise_linear("Relu", 0.0, 1.0)
 
 
 def LeakyRelu(alpha: float, do_stabilize: bool = False) -> Layer:
@@ -72,7 +72,7 @@ def LeakyRelu(alpha: float, do_stabilize: bool = False) -> Layer:
         >>> print(stax.LeakyRelu(0.5).apply_fn((), jnp.array([-2.0, 3.0])))
         [-1.  3.]
     """
-    return piecewise_linear(f"LeakyRelu({alpha})", alpha, 1.0)
+    return _piecewise_linear(f"LeakyRelu({alpha})", alpha, 1.0)
 
 
 def ABRelu(a: float, b: float, do_stabilize: bool = False) -> Layer:
@@ -99,12 +99,10 @@ def ABRelu(a: float, b: float, do_stabilize: bool = False) -> Layer:
         >>> print(stax.ABRelu(-1, 2).apply_fn((), jnp.array([-2.0, 3.0])))
         [2. 6.]
     """
-    return piecewise_linear(f"ABRelu({a}, {b})", a, b)
+    return _piecewise_linear(f"ABRelu({a}, {b})", a, b)
 
 
-def piecewise_linear(name: str, a: float, b: float) -> Layer:
-    """A function with one slope on each side of zero."""
-
+def _piecewise_linear(name: str, a: float, b: float) -> Layer:
     def dual(c: Any, p: Any, q: Any, itself: Any) -> Moments:
         side, first, second, one, two = triangle(c, p, q)
         root, theta, h = polar(side, first, second, itself)
@@ -115,9 +113,9 @@ def piecewise_linear(name: str, a: float, b: float) -> Layer:
         return Moments(one * two * nngp, slope, most - bend * jnp.where(itself, 0, theta))
 
     def fn(x: jax.Array) -> jax.Array:
-        return b * jnp.maximum(x, 0) + (0 if equals(a, 0) else a * jnp.minimum(x, 0))
+        return b * jnp.maximum(x, 0) + (0 if _equals(a, 0) else a * jnp.minimum(x, 0))
 
-    return elementwise(name, fn, dual, odd=equals(a, b))
+    return elementwise(name, fn, dual, odd=_equals(a, b))
 
 
 def Erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
@@ -151,7 +149,7 @@ def Erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
         return Moments(nngp, (a * b) ** 2 * 4 / math.pi / (scale * sine))
 
     fn = lambda x: a * jax.lax.erf(b * x) + c  # noqa: E731
-    return elementwise(f"Erf({a}, {b}, {c})", fn, dual, odd=equals(c, 0))
+    return elementwise(f"Erf({a}, {b}, {c})", fn, dual, odd=_equals(c, 0))
 
 
 def Gelu(approximate: bool = False) -> Layer:
@@ -215,7 +213,7 @@ def Sin(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
         >>> print(stax.Sin(2.0).apply_fn((), jnp.array([0.0, jnp.pi / 2])))
         [0. 2.]
     """
-    return sinusoid(f"Sin({a}, {b}, {c})", a, b, c)
+    return _sinusoid(f"Sin({a}, {b}, {c})", a, b, c)
 
 
 def Cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
@@ -239,10 +237,10 @@ def Cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
         >>> print(stax.Cos(2.0).apply_fn((), jnp.array([0.0])))
         [2.]
     """
-    return sinusoid(f"Cos({a}, {b}, {c})", a, b, c + math.pi / 2)
+    return _sinusoid(f"Cos({a}, {b}, {c})", a, b, c + math.pi / 2)
 
 
-def sinusoid(name: str, a: Any, b: Any, c: Any) -> Layer:
+def _sinusoid(name: str, a: Any, b: Any, c: Any) -> Layer:
     """`a sin(b x + c)`."""
 
     def dual(k: Any, p: Any, q: Any, itself: Any) -> Moments:
@@ -252,10 +250,10 @@ def sinusoid(name: str, a: Any, b: Any, c: Any) -> Layer:
         nngp = difference - total + 2 * jnp.sin(c) ** 2
         return Moments(a * a / 2 * nngp, (a * b) ** 2 / 2 * (difference + total + 1 + phase))
 
-    return elementwise(name, lambda x: a * jnp.sin(b * x + c), dual, odd=equals(c, 0))
+    return elementwise(name, lambda x: a * jnp.sin(b * x + c), dual, odd=_equals(c, 0))
 
 
-def equals(number: Any, other: Any) -> bool:
+def _equals(number: Any, other: Any) -> bool:
     """Whether two numbers are known to be equal; what is traced is not known."""
     return is_concrete([number, other]) and bool(number == other)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments.inputs import is_pair, second_inputs
-from .._arguments.sides import are_equal
+from .._arguments.reading import are_equal
 from .._shared.compiled import Compiled
 from .._shared.get import AnalyticKernel, canonical_get, is_get, kernel_tuple
 from .._shared.precision import full_precision
@@ -88,15 +88,15 @@ class KernelFn:
         which equal inputs share. A network that begins with `parallel` takes a tuple or list of
         inputs. It can be wrapped in `jax.jit`.
         """
-        names = names_of(get)
-        check_keywords(kwargs)
+        names = _names_of(get)
+        _check_keywords(kwargs)
         x2 = second_inputs(x1, x2)
         x2 = x1 if x2 is None else x2
-        check_arrays("x1", x1)
-        check_arrays("x2", x2)
+        _check_arrays("x1", x1)
+        _check_arrays("x2", x2)
         given = kwargs.get("pattern")
         pattern: Any = given if is_pair(given) else (given, given)
-        same, one = sameness((x1, pattern[0]), (x2, pattern[1]))
+        same, one = _sameness((x1, pattern[0]), (x2, pattern[1]))
         kernels = self._compiled(names, same, x1, None if one else x2, pattern)
         return kernels[0] if isinstance(get, str) else kernel_tuple(names, AnalyticKernel)(*kernels)
 
@@ -134,7 +134,7 @@ def layer(
 
         def forward(c: Any, **kwargs: Any) -> Any:
             check_one(name, c)
-            check_axes(name, axes, c)
+            _check_axes(name, axes, c)
             return transform(seen(needed, c), **kwargs)
 
         return needed, forward
@@ -153,7 +153,7 @@ def check_one(name: str, c: Any) -> None:
         raise ValueError(f"{name} takes one input, got {len(c)}: a fan-in joins branches.")
 
 
-def check_axes(name: str, axes: tuple[int, int | None] | None, c: Covariance) -> None:
+def _check_axes(name: str, axes: tuple[int, int | None] | None, c: Covariance) -> None:
     """A layer finds batch and channels where it looks for them."""
     if axes is None:
         return
@@ -166,7 +166,7 @@ def check_axes(name: str, axes: tuple[int, int | None] | None, c: Covariance) ->
             )
 
 
-def sameness(first: Any, second: Any) -> tuple[bool | None, bool]:
+def _sameness(first: Any, second: Any) -> tuple[bool | None, bool]:
     """Whether inputs have the same values; and whether they are one, whatever is differentiated.
 
     The first is `None` if it cannot be told yet, under `jit`. Of equal values a derivative may move
@@ -182,8 +182,7 @@ def sameness(first: Any, second: Any) -> tuple[bool | None, bool]:
     return same, same is True and is_concrete((leaves1, leaves2))
 
 
-def names_of(get: Any) -> tuple[str, ...]:
-    """The kernels that `get` names."""
+def _names_of(get: Any) -> tuple[str, ...]:
     if not (is_get(get) or (isinstance(get, (tuple, list)) and not get)):
         raise TypeError(
             f"get must be 'nngp', 'ntk', a tuple of them or None (both), got {describe(get)}. "
@@ -193,8 +192,7 @@ def names_of(get: Any) -> tuple[str, ...]:
     return canonical_get(get)
 
 
-def check_keywords(kwargs: dict[str, Any]) -> None:
-    """Only keyword arguments that a call takes."""
+def _check_keywords(kwargs: dict[str, Any]) -> None:
     unknown = sorted(set(kwargs) - {"pattern", "rng"})
     if unknown:
         raise TypeError(
@@ -203,7 +201,7 @@ def check_keywords(kwargs: dict[str, Any]) -> None:
         )
 
 
-def check_arrays(name: str, x: Any) -> None:
+def _check_arrays(name: str, x: Any) -> None:
     """Arrays of numbers, one for each input of the network."""
     for path, leaf in named_leaves(name, x) or [(name, x)]:
         if isinstance(leaf, str):

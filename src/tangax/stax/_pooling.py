@@ -106,7 +106,7 @@ def AvgPool(
         positions = window.sums(jnp.ones_like(a), axes) if normalize_edges else window.size
         return window.sums(a, axes) / positions
 
-    return pool("AvgPool", window_shape, strides, padding, batch_axis, channel_axis, means)
+    return _pool("AvgPool", window_shape, strides, padding, batch_axis, channel_axis, means)
 
 
 def SumPool(
@@ -140,7 +140,7 @@ def SumPool(
         ((5, 4, 4, 3), ())
     """
     sums = Windows.sums
-    return pool("SumPool", window_shape, strides, padding, batch_axis, channel_axis, sums)
+    return _pool("SumPool", window_shape, strides, padding, batch_axis, channel_axis, sums)
 
 
 def GlobalAvgPool(batch_axis: int = 0, channel_axis: int = -1) -> Layer:
@@ -161,7 +161,7 @@ def GlobalAvgPool(batch_axis: int = 0, channel_axis: int = -1) -> Layer:
         >>> stax.GlobalAvgPool().init_fn(None, (5, 4, 4, 3))
         ((5, 3), ())
     """
-    return global_pool("GlobalAvgPool", jnp.mean, batch_axis, channel_axis)
+    return _global_pool("GlobalAvgPool", jnp.mean, batch_axis, channel_axis)
 
 
 def GlobalSumPool(batch_axis: int = 0, channel_axis: int = -1) -> Layer:
@@ -182,10 +182,10 @@ def GlobalSumPool(batch_axis: int = 0, channel_axis: int = -1) -> Layer:
         >>> stax.GlobalSumPool().init_fn(None, (5, 4, 4, 3))
         ((5, 3), ())
     """
-    return global_pool("GlobalSumPool", jnp.sum, batch_axis, channel_axis)
+    return _global_pool("GlobalSumPool", jnp.sum, batch_axis, channel_axis)
 
 
-def pool(
+def _pool(
     kind: str,
     window_shape: Sequence[int],
     strides: Sequence[int] | None,
@@ -194,7 +194,6 @@ def pool(
     channel_axis: int,
     over: Callable[[Windows, jax.Array, Sequence[tuple[int, ...]]], jax.Array],
 ) -> Layer:
-    """Sums or means over windows."""
     name = f"{kind}({window_shape})"
     window = windows(name, window_shape, strides, padding)
 
@@ -224,9 +223,7 @@ def pool(
     return layer(name, init_fn, apply_fn, rule, pairs=True, axes=(batch_axis, channel_axis))
 
 
-def global_pool(name: str, over: Callable[..., Any], batch_axis: int, channel_axis: int) -> Layer:
-    """The sum or mean over all positions."""
-
+def _global_pool(name: str, over: Callable[..., Any], batch_axis: int, channel_axis: int) -> Layer:
     def init_fn(rng: Any, input_shape: Any) -> Any:
         places = spatial(name, input_shape, batch_axis, channel_axis)
         return tuple(size for a, size in enumerate(input_shape) if a not in places), ()

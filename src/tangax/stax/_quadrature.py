@@ -104,11 +104,11 @@ def terms(deg: int, of: Sequence[Term], *args: Any) -> list[jax.Array]:
         ]
         products += [
             (i, factor, term, step)
-            for direction, step in directions(consts, consts_moved)
+            for direction, step in _directions(consts, consts_moved)
             for i, (factor, f, g) in enumerate(each.moment for each in of)
             for term in (Term(f.along(direction), g), Term(f, g.along(direction)))
         ]
-        products = [each for each in products if not is_zero(each[3])]
+        products = [each for each in products if not _is_zero(each[3])]
         slopes = terms(deg, [term for _, _, term, _ in products], *primals)
         totals = [jnp.zeros_like(primals[0]) for _ in of]
         for (i, factor, _, step), slope in zip(products, slopes, strict=True):
@@ -164,17 +164,16 @@ def sums(
     return jax.lax.scan(step, [jnp.zeros_like(c) for _ in of], xs)[0]
 
 
-def directions(consts: Any, moved: Any) -> Iterator[tuple[Any, Any]]:
+def _directions(consts: Any, moved: Any) -> Iterator[tuple[Any, Any]]:
     """Each direction in which what is closed over moves, and how far."""
     leaves, treedef = jax.tree.flatten(consts)
     steps = treedef.flatten_up_to(moved)
     for place, (leaf, step) in enumerate(zip(leaves, steps, strict=True)):
-        for k in () if is_zero(step) else np.ndindex(leaf.shape):
+        for k in () if _is_zero(step) else np.ndindex(leaf.shape):
             basis = [jnp.zeros_like(other) for other in leaves]
             basis[place] = basis[place].at[k].set(1)
             yield treedef.unflatten(basis), step[k]
 
 
-def is_zero(tangent: Any) -> bool:
-    """Whether a tangent is known to be zero."""
+def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-PADDINGS = ("SAME", "VALID", "CIRCULAR")
+_PADDINGS = ("SAME", "VALID", "CIRCULAR")
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def windows(
         )
     sizes = tuple(sizes)
     strides = (1,) * len(sizes) if strides is None else tuple(strides)
-    if not isinstance(padding, str) or padding.upper() not in PADDINGS:
-        raise ValueError(f"{name}: padding must be one of {PADDINGS}, got {padding!r}.")
+    if not isinstance(padding, str) or padding.upper() not in _PADDINGS:
+        raise ValueError(f"{name}: padding must be one of {_PADDINGS}, got {padding!r}.")
     if len(strides) != len(sizes):
         raise ValueError(f"{name}: strides {strides} and windows {sizes} differ in length.")
     if any(v < 1 for v in sizes + strides):

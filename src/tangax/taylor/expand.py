@@ -113,7 +113,7 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
     warn_of_statistics(set(), split.paths)
 
     def f_taylor(new_params: Any, *args: Any, **kwargs: Any) -> Any:
-        direction = difference(split, params, new_params)
+        direction = _difference(split, params, new_params)
         treedef = None
 
         def outputs(leaves: list[jax.Array]) -> list[jax.Array]:
@@ -127,7 +127,7 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
             return [jnp.asarray(y) for y in flat]
 
         def expansion(leaves: list[jax.Array], direction: list[jax.Array]) -> list[jax.Array]:
-            return [summed(*ds) for ds in derivatives(outputs, leaves, direction, int(degree))]
+            return [_summed(*ds) for ds in derivatives(outputs, leaves, direction, int(degree))]
 
         if jax.debug_nans.value or jax.debug_infs.value:
             # Calls are entered here; of a compiled one JAX looks at the results alone, and the
@@ -141,7 +141,7 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
     return f_taylor
 
 
-def summed(value: Any, *terms: Any) -> jax.Array:
+def _summed(value: Any, *terms: Any) -> jax.Array:
     """The value and its derivatives of orders `1, 2, ...`, each over the factorial of its order."""
     total = jnp.asarray(value)
     if jnp.issubdtype(total.dtype, jnp.floating):
@@ -150,8 +150,7 @@ def summed(value: Any, *terms: Any) -> jax.Array:
     return total
 
 
-def difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
-    """`new_params - params`, leaf by leaf."""
+def _difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
     check_same_structure("params", params, "new_params", new_params)
     flat, _ = jax.tree_util.tree_flatten_with_path(new_params)
     new = {leaf_name("params", path): leaf for path, leaf in flat}
@@ -171,11 +170,11 @@ def derivatives(
 ) -> list[series.Series]:
     """The derivatives of orders `0 ... degree` of every output; `None` where one is zero."""
     if degree and (degree == 1 or goes_by_rows(f, leaves)):
-        return nested(f, leaves, direction, degree)
+        return _nested(f, leaves, direction, degree)
     return series.derivatives(f, leaves, direction, degree)
 
 
-def nested(
+def _nested(
     f: Callable[..., list[jax.Array]], leaves: Any, direction: Any, degree: int
 ) -> list[series.Series]:
     """Derivatives of derivatives. Such is a Jacobian of rows: it is none of its equations' own."""

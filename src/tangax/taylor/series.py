@@ -34,27 +34,26 @@ def derivatives(f: Callable[..., Any], primals: Any, direction: Any, degree: int
         [x, d, *rest] if degree else [x]
         for x, d in zip(jax.tree.leaves(primals), jax.tree.leaves(direction), strict=True)
     ]
-    return push(_jaxpr.trace(f, primals), line, degree)
+    return _push(_jaxpr.trace(f, primals), line, degree)
 
 
-def push(jaxpr: _jaxpr.Jaxpr, args: Sequence[Series], degree: int) -> list[Series]:
-    """The series of the results, given those of the arguments."""
+def _push(jaxpr: _jaxpr.Jaxpr, args: Sequence[Series], degree: int) -> list[Series]:
     if _jaxpr.has_references(jaxpr):  # written in place, by one equation or another: all at once
         whole = functools.partial(_jaxpr.replayed, jaxpr, one=_jaxpr.bind)
         return by_recursion(whole, jaxpr.outvars, args, degree)
-    env: dict[Any, Series] = jaxpr.environment(args, lambda value: still(value, degree))
+    env: dict[Any, Series] = jaxpr.environment(args, lambda value: _still(value, degree))
     for eqn in jaxpr.equations:
         operands = [read(env, v, degree) for v in eqn.invars]
-        env |= dict(zip(eqn.outvars, through(eqn, operands, degree), strict=True))
+        env |= dict(zip(eqn.outvars, _through(eqn, operands, degree), strict=True))
     return [read(env, v, degree) for v in jaxpr.outvars]
 
 
 def read(env: dict[Any, Series], atom: Any, degree: int) -> Series:
     """The series of a variable or literal."""
-    return still(atom.val, degree) if _jaxpr.is_literal(atom) else env[atom]
+    return _still(atom.val, degree) if _jaxpr.is_literal(atom) else env[atom]
 
 
-def still(value: Any, degree: int) -> Series:
+def _still(value: Any, degree: int) -> Series:
     """The series of what does not move."""
     return [value, *[None] * degree]
 
@@ -64,14 +63,13 @@ def moves(x: Series) -> bool:
     return any(term is not None for term in x[1:])
 
 
-def through(eqn: _jaxpr.Equation, operands: list[Series], degree: int) -> list[Series]:
-    """The series of an equation's results."""
+def _through(eqn: _jaxpr.Equation, operands: list[Series], degree: int) -> list[Series]:
     moving = [moves(x) for x in operands]
     if not any(moving) or not any(map(_jaxpr.is_differentiable, eqn.outvars)):
-        return [still(y, degree) for y in _jaxpr.bind(eqn, [x[0] for x in operands])]
+        return [_still(y, degree) for y in _jaxpr.bind(eqn, [x[0] for x in operands])]
     body, scan = _jaxpr.called(eqn), _jaxpr.scan(eqn)
     if body is not None:
-        return push(body, operands, degree)
+        return _push(body, operands, degree)
     if scan is not None:
         return through_loop(scan, operands, degree)
     if _jaxpr.is_linear(eqn, moving):
@@ -86,7 +84,7 @@ def through(eqn: _jaxpr.Equation, operands: list[Series], degree: int) -> list[S
     return by_recursion(functools.partial(_jaxpr.bind, eqn), eqn.outvars, operands, degree)
 
 
-def along(
+def _along(
     whole: Callable[[list[Any]], list[Any]], operands: Sequence[Series]
 ) -> tuple[Callable[..., Any], list[int]]:
     """A function of all operands as one of those that move, and which those are."""
@@ -108,14 +106,14 @@ def filled(x: Series, order: int) -> Any:
 
 def linear(eqn: _jaxpr.Equation, operands: list[Series]) -> list[Series]:
     """An equation that is affine in the operands that move: its derivative, of every order."""
-    function, moving = along(functools.partial(_jaxpr.bind, eqn), operands)
+    function, moving = _along(functools.partial(_jaxpr.bind, eqn), operands)
     results, slope = jax.linearize(function, *(operands[a][0] for a in moving))
     orders = [
         k for k in range(1, len(operands[0])) if any(operands[a][k] is not None for a in moving)
     ]
     terms = [[filled(operands[a], k) for a in moving] for k in orders]
-    each = stacked if _jaxpr.is_contraction(eqn) else map
-    found = [still(y, len(operands[0]) - 1) for y in results]
+    each = _stacked if _jaxpr.is_contraction(eqn) else map
+    found = [_still(y, len(operands[0]) - 1) for y in results]
     for k, ys in zip(orders, each(lambda t: slope(*t), terms), strict=True):
         for series, y in zip(found, ys, strict=True):
             series[k] = y
@@ -136,7 +134,7 @@ def product(eqn: _jaxpr.Equation, x: Series, w: Series) -> Series:
             return _jaxpr.bind(eqn, [term, other] if swapped else [other, term])[0]
 
         terms = [many[a] for a in orders]
-        found = stacked(times, terms) if _jaxpr.is_contraction(eqn) else map(times, terms)
+        found = _stacked(times, terms) if _jaxpr.is_contraction(eqn) else map(times, terms)
         for a, y in zip(orders, found, strict=True):
             ways = math.comb(a + b, a)
             y = y if ways == 1 else float(ways) * y
@@ -144,7 +142,7 @@ def product(eqn: _jaxpr.Equation, x: Series, w: Series) -> Series:
     return result
 
 
-def stacked(function: Callable[..., Any], terms: Sequence[Any]) -> list[Any]:
+def _stacked(function: Callable[..., Any], terms: Sequence[Any]) -> list[Any]:
     """A linear function of each term: of all at once, which reads what it holds once."""
     if len(terms) == 1:
         return [function(terms[0])]
@@ -154,14 +152,14 @@ def stacked(function: Callable[..., Any], terms: Sequence[Any]) -> list[Any]:
 
 def by_jet(eqn: _jaxpr.Equation, operands: list[Series]) -> list[Series]:
     """The rule of `jax.experimental.jet`."""
-    function, moving = along(functools.partial(_jaxpr.bind, eqn), operands)
+    function, moving = _along(functools.partial(_jaxpr.bind, eqn), operands)
     orders = range(1, len(operands[0]))
     primals = tuple(operands[a][0] for a in moving)
     series = tuple([filled(operands[a], k) for k in orders] for a in moving)
     results = function(*primals)  # jet's own are less exact: tanh by a logistic, log1p by a log
     _, terms = jet.jet(function, primals, series)
     return [
-        [y, *ys] if _jaxpr.is_differentiable(v) else still(y, len(ys))
+        [y, *ys] if _jaxpr.is_differentiable(v) else _still(y, len(ys))
         for v, y, ys in zip(eqn.outvars, results, terms, strict=True)
     ]
 
@@ -173,10 +171,10 @@ def by_recursion(
     degree: int,
 ) -> list[Series]:
     """The derivative `(x, x') -> dh(x)[x']`, pushed along the series of `x` and of `x'`."""
-    function, moving = along(whole, operands)
+    function, moving = _along(whole, operands)
     results = whole([x[0] for x in operands])
     if not moving:
-        return [still(y, degree) for y in results]
+        return [_still(y, degree) for y in results]
     floats = [r for r, v in enumerate(outvars) if _jaxpr.is_differentiable(v)]
 
     def derivative(primals: Any, tangents: Any) -> list[Any]:
@@ -187,8 +185,8 @@ def by_recursion(
     velocities = [filled(operands[a], 1) for a in moving]
     args = [operands[a][:-1] for a in moving]
     args += [[v, *operands[a][2:]] for a, v in zip(moving, velocities, strict=True)]
-    found = push(_jaxpr.trace(derivative, primals, velocities), args, degree - 1)
-    series = [still(y, degree) for y in results]
+    found = _push(_jaxpr.trace(derivative, primals, velocities), args, degree - 1)
+    series = [_still(y, degree) for y in results]
     for r, terms in zip(floats, found, strict=True):
         series[r][1:] = terms
     return series
@@ -196,31 +194,28 @@ def by_recursion(
 
 def through_loop(scan: _jaxpr.Scan, operands: list[Series], degree: int) -> list[Series]:
     """A scan over series: the terms of the carry are carried, those of `xs` taken step by step."""
-    first = scan.consts + scan.carry
-    consts, init, xs = operands[: scan.consts], operands[scan.consts : first], operands[first:]
+    consts, init, xs = scan.parts(operands)
 
     def body(carry: list[Series], x: list[Series]) -> tuple[list[Series], list[Series]]:
-        results = push(scan.body, [*consts, *carry, *x], degree)
+        results = _push(scan.body, [*consts, *carry, *x], degree)
         return results[: scan.carry], results[scan.carry :]
 
     def step(carry: list[Series], x: list[Series]) -> tuple[list[Series], list[Series]]:
         after, y = body(carry, x)
-        return widened(after, carry), y
+        return _widened(after, carry), y
 
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     while True:  # terms that are zero at first may not be later
         after, _ = jax.eval_shape(body, init, x)
-        wider = widened(init, after)
+        wider = _widened(init, after)
         if jax.tree.structure(wider) == jax.tree.structure(init):
             break
         init = wider
-    carry, ys = jax.lax.scan(
-        step, init, xs, length=scan.length, reverse=scan.reverse, unroll=scan.unroll
-    )
+    carry, ys = scan.run(step, init, xs)
     return [*carry, *ys]
 
 
-def widened(some: list[Series], others: list[Series]) -> list[Series]:
+def _widened(some: list[Series], others: list[Series]) -> list[Series]:
     """The series with zeros where the others have a term."""
     return [
         [filled(x, k) if y[k] is not None else x[k] for k in range(len(x))]

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 import tangax as nt
-from tangax._blocks import fill as _filling
+from tangax._blocks import fill
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from support.images import conv, conv_params
 
 
-class Telling(_filling.Halved):
+class Telling(fill.Halved):
     """Tells of every tile, for whoever is to kill it then."""
 
     def tile(self, first, second):
@@ -26,7 +26,7 @@ if __name__ == "__main__":
     # A shell that runs the tests in the background has it ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     jax.config.update("jax_enable_x64", True)
-    _filling.Halved = Telling
+    fill.Halved = Telling
     x = np.random.default_rng(0).standard_normal((60, 5, 5, 2))
     ntk_fn = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0), 2, store=sys.argv[1])
     ntk_fn(x, None, conv_params())

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from .base import Call as Call
 from .base import Half as Half
-from .base import Halves as Halves
 from .base import OneExample as OneExample
 from .base import Tile as Tile
+from .base import metas as metas
 from .examples import InExamples as InExamples
 from .factors import ANY as ANY
 from .factors import InFactors as InFactors
 from .outputs import InOutputs as InOutputs
-from .outputs import pair_of as pair_of
+
+# A kind of half. What `half` and `tile` do can be compiled; `price` reads shapes alone.
+Halves = InExamples | InFactors | InOutputs

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ..._arguments.sides import place_batch
-from ..._engine.kernel import frames
-from ..._engine.linearise import Factors, Meta
+from ..._arguments.sides import Arguments, place_batch, read_one_side
+from ..._engine.factors import Factors, Meta
 from ..._engine.output_axes import Frame
+from ..._engine.plan import frames
 from ..._methods.kernel_fns import KernelFn
+from ..._shared.pair import Pair
 from ..._shared.trees import join_arrays, split_shapes
 from ..examples import Examples
 
@@ -23,27 +24,21 @@ Half = Any
 
 @dataclass(frozen=True)
 class Call:
-    """A call: kernels by name, the examples of both sides (one of them twice if `x2` is `x1`)."""
+    """A call: kernels by name, and the examples of both sides."""
 
     fn: KernelFn
     names: tuple[str, ...]
-    sides: tuple[Examples, Examples]
+    sides: Pair[Examples]
     params: Any
-
-    @property
-    def same(self) -> bool:
-        """Whether `x2` is `x1`."""
-        return self.sides[0] is self.sides[1]
 
     def without_values(self) -> Call:
         """The same of shapes alone."""
-        first, second = (side.without_values() for side in self.sides)
-        return replace(self, sides=(first, first if self.same else second), params=None)
+        return replace(self, sides=self.sides.map(Examples.without_values), params=None)
 
     @property
     def lengths(self) -> tuple[int, int]:
         """`n` and `m`."""
-        return self.sides[0].n, self.sides[1].n
+        return self.sides.first.n, self.sides.other.n
 
     @property
     def axes(self) -> tuple[Any, Any]:
@@ -51,21 +46,26 @@ class Call:
         fn = self.fn.ntk_fn if "ntk" in self.names else self.fn.nngp_fn
         return fn.trace_axes, fn.diagonal_axes
 
-    def joint(self, metas: Sequence[Meta]) -> bool:
+    def read(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Arguments:
+        """A block of one side, as the methods take it."""
+        fn = self.fn.ntk_fn
+        differentiate = "ntk" in self.names
+        return read_one_side(fn.f, x, params, fn.vmap_axes, kwargs, differentiate=differentiate)
+
+    def joint(self, metas: Pair[Meta]) -> bool:
         """Whether only pairs of equal examples are wanted, for every output."""
         return all(frame.joint for frame in self.frames(metas, self.lengths))
 
-    def frames(self, metas: Sequence[Meta], sizes: Sequence[int]) -> list[Frame]:
+    def frames(self, metas: Pair[Meta], sizes: Sequence[int]) -> list[Frame]:
         """The frame of each output's kernel, of so many examples."""
-        first, second = map(of_block, metas, sizes)
-        return frames(first, second, *self.axes)
+        return frames(Pair(*map(_of_block, metas.sides, sizes)), *self.axes)
 
 
 @dataclass(frozen=True)
 class OneExample:
     """One example of a side, from shapes alone.
 
-    `half`: shapes of what is kept of it; `evaluation`: bytes held while that is computed; `build`:
+    `half`: shapes of what is stored of it; `evaluation`: bytes needed to compute that; `build`:
     multiply-adds of it: forward and backward passes, and multiplying out. `dtypes`: of the kernels.
     """
 
@@ -82,53 +82,10 @@ class OneExample:
 
 @dataclass(frozen=True)
 class Tile:
-    """What one tile costs: bytes held besides halves and kernel, multiply-adds."""
+    """What one tile costs: bytes besides halves and kernel at the peak, multiply-adds."""
 
-    held: int
+    peak_bytes: int
     multiply_adds: int
-
-
-class Halves(Protocol):
-    """A kind of half. `half` and `tile` can be compiled.
-
-    `examples`: one of each side. `forms`: what else decides how halves are computed.
-    """
-
-    @property
-    def call(self) -> Call:
-        """What they are of."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """What a plan calls them."""
-        ...
-
-    @property
-    def examples(self) -> tuple[OneExample, OneExample]:
-        """One example of each side."""
-        ...
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """What becomes of each leaf's factors."""
-        ...
-
-    def of_call(self, call: Call) -> Self:
-        """Those of another call of the same shapes."""
-        ...
-
-    def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
-        """The half of a block of examples."""
-        ...
-
-    def tile(self, first: Half, second: Half | None, params: Any) -> list[jax.Array]:
-        """Every kernel of every output; of one block with itself, where `second` is `None`."""
-        ...
-
-    def price(self, sizes: tuple[int, int]) -> Tile:
-        """What a tile of two blocks of so many examples costs."""
-        ...
 
 
 def of_size(tree: Any, size: int) -> Any:
@@ -136,8 +93,7 @@ def of_size(tree: Any, size: int) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), tree)
 
 
-def of_block(meta: Meta, size: int) -> Meta:
-    """What is static of so many examples."""
+def _of_block(meta: Meta, size: int) -> Meta:
     shapes = [
         (*shape[:axis], size, *shape[axis + 1 :])
         for shape, axis in zip(meta.shapes, meta.out_axes, strict=True)
@@ -146,11 +102,20 @@ def of_block(meta: Meta, size: int) -> Meta:
     return replace(meta, shapes=tuple(shapes))
 
 
-def assembled(half: Half, meta: Meta) -> Factors:
-    """Factors, from what is kept of a block of examples."""
+def metas(examples: Pair[OneExample]) -> Pair[Meta]:
+    """What is static of both sides."""
+    return examples.map(lambda example: example.meta)
+
+
+def restored(first: Half, second: Half | None, examples: Pair[OneExample]) -> Pair[Factors]:
+    """Factors of two blocks of examples, or of one with itself, from what is stored of them."""
+    return Pair(first, second).map(lambda half, one: _restored(half, one.meta), examples)
+
+
+def _restored(half: Half, meta: Meta) -> Factors:
     outputs, by_leaf = half
     placed = [place_batch(y, a) for y, a in zip(outputs, meta.out_axes, strict=True)]
-    return Factors(placed, by_leaf, of_block(meta, outputs[0].shape[0]))
+    return Factors(placed, by_leaf, _of_block(meta, outputs[0].shape[0]))
 
 
 def outputs_first(outputs: Sequence[jax.Array], axes: Sequence[int | None]) -> list[jax.Array]:

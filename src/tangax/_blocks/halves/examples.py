@@ -1,4 +1,7 @@
-"""No halves: every tile is a kernel of its own, from the examples of both sides."""
+"""No halves: the examples themselves, and a kernel call for each tile.
+
+For the plain methods, and where only pairs of equal examples are wanted.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import jax
 from ..._engine.linearise import meta_of
 from ..._methods.kernel_fns import KernelFn, NtkImplementation
 from ..._shared.memory import nbytes
+from ..._shared.pair import Pair
 from ..._shared.trees import kernel_dtype, split_params
+from ..examples import Examples
 from .base import Call, Half, OneExample, Tile, shapes_of
 
 
@@ -20,7 +25,7 @@ class InExamples:
 
     call: Call
     fn: KernelFn
-    examples: tuple[OneExample, OneExample]
+    examples: Pair[OneExample]
     kind: str = "examples"
     forms: tuple[str, ...] = ()
 
@@ -30,8 +35,7 @@ class InExamples:
         ntk_fn = call.fn.ntk_fn.varied(check_vmap=False)
         if ntk_fn.has_plan:
             ntk_fn = ntk_fn.varied(memory=memory)
-        first = one_example(call, 0)
-        examples = (first, first if call.same else one_example(call, 1))
+        examples = call.sides.map(lambda side: _one_example(call, side))
         return InExamples(call, replace(call.fn, ntk_fn=ntk_fn), examples)
 
     def of_call(self, call: Call) -> Self:
@@ -44,29 +48,26 @@ class InExamples:
 
     def tile(self, first: Half, second: Half | None, params: Any) -> list[jax.Array]:
         """A kernel call."""
-        args = together(first, second)
-        return jax.tree.leaves(self.fn._kernels(self.call.names, *args[:2], params, args[2]))
+        x1, x2, kwargs = _together(first, second)
+        return jax.tree.leaves(self.fn(x1, x2, self.call.names, params, **kwargs))
 
     def price(self, sizes: tuple[int, int]) -> Tile:
         """From the plan of a call; of the plain methods what their docstring says they hold."""
         fn, n, m = self.fn.ntk_fn, *sizes
         if fn.has_plan:
-            blocks = [side.shapes(size) for side, size in zip(self.call.sides, sizes, strict=True)]
-            x1, x2, kwargs = together(blocks[0], blocks[1])
-            plans: list[Any] = []
-            shapes_of(
-                lambda *args: plans.append(fn._plan(0, *args)), x1, x2, self.call.params, kwargs
-            )
-            return Tile(plans[0].held, plans[0].multiply_adds)
+            blocks = [side.shapes(n) for side, n in zip(self.call.sides.sides, sizes, strict=True)]
+            x1, x2, kwargs = _together(*blocks)
+            plan = fn.explain(x1, x2, self.call.params, **kwargs)
+            return Tile(plan.peak_bytes, plan.multiply_adds)
         leaves = split_params(self.call.params).leaves
         p, size = sum(w.size for w in leaves), max(w.dtype.itemsize for w in leaves)
-        o, q = (sum(e.meta.sizes()) for e in self.examples)
+        o, q = (sum(e.meta.sizes()) for e in self.examples.sides)
         contraction = fn.implementation == NtkImplementation.JACOBIAN_CONTRACTION
-        held = (n * o + m * q if contraction else m * q) * p * size
-        return Tile(2 * held, n * m * o * q * p if contraction else 2 * n * m * q * p)
+        peak = (n * o + m * q if contraction else m * q) * p * size
+        return Tile(2 * peak, n * m * o * q * p if contraction else 2 * n * m * q * p)
 
 
-def together(first: Half, second: Half | None) -> tuple[Any, Any, dict[str, Any]]:
+def _together(first: Half, second: Half | None) -> tuple[Any, Any, dict[str, Any]]:
     """Two blocks as the arguments of one call: inputs, and pairs of keyword arguments."""
     (x1, kwargs), x2 = first, None
     if second is not None:
@@ -75,17 +76,16 @@ def together(first: Half, second: Half | None) -> tuple[Any, Any, dict[str, Any]
     return x1, x2, kwargs
 
 
-def one_example(call: Call, side: int) -> OneExample:
-    """One example of a side."""
-    found: list[Any] = []
+def _one_example(call: Call, side: Examples) -> OneExample:
+    traced: list[Any] = []
 
     def trace(x: Any, params: Any, kwargs: dict[str, Any]) -> None:
-        pair = call.fn.ntk_fn._pair("factors", x, None, params, kwargs)
-        outputs = [kernel_dtype(y) for y in pair.first.outputs]
-        found.append((meta_of(pair, pair.first), outputs))
+        given = call.read(x, params, kwargs)
+        outputs = [kernel_dtype(y) for y in given.sides.first.outputs]
+        traced.append((meta_of(given, given.sides.first), outputs))
 
-    x, kwargs = call.sides[side].shapes(1)
+    x, kwargs = side.shapes(1)
     shapes_of(trace, x, call.params, kwargs)
-    meta, dtypes = found[0]
+    meta, dtypes = traced[0]
     arrays = [a for a in jax.tree.leaves((x, kwargs)) if isinstance(a, jax.ShapeDtypeStruct)]
     return OneExample(meta, arrays, nbytes(arrays), 0, {"ntk": list(meta.dtypes), "nngp": dtypes})

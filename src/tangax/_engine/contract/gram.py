@@ -15,32 +15,35 @@ import jax.numpy as jnp
 from ..kinds import Factored, OneHot
 
 
-def by_gram(f1: Factored, f2: Factored, order: str, dtype: Any) -> jax.Array:
-    """`[n, m, d, o, q]` of two unfolded factors without diagonal outputs."""
+def by_gram(f1: Factored, f2: Factored, streams: int | None, dtype: Any) -> jax.Array:
+    """`[n, m, d, o, q]` of two unfolded factors without diagonal outputs.
+
+    `streams`: the side whose `G` is contracted with `A1 A2`; if none, first with the other `G`.
+    """
     assert not isinstance(f1.A, OneHot) and not isinstance(f2.A, OneHot)
     a = rows_product(f1.A[:, :, 0], f2.A[:, :, 0], dtype)  # [n, s, m, t]
     G1, G2 = f1.G[:, 0, ..., 0, :], f2.G[:, 0, ..., 0, :]
-    if order == "gram":
-        kernel = both(a, G1, G2, dtype)
-    elif order == "gram first":
-        kernel = one_side(a, G1, G2, dtype)
+    if streams is None:
+        kernel = _both(a, G1, G2, dtype)
+    elif streams == 0:
+        kernel = _one_side(a, G1, G2, dtype)
     else:
-        swapped = one_side(jnp.transpose(a, (2, 3, 0, 1)), G2, G1, dtype)
+        swapped = _one_side(jnp.transpose(a, (2, 3, 0, 1)), G2, G1, dtype)
         kernel = jnp.transpose(swapped, (1, 0, 3, 2))
     return jnp.expand_dims(kernel, 2)
 
 
-def both(a: jax.Array, G1: jax.Array, G2: jax.Array, dtype: Any) -> jax.Array:
+def _both(a: jax.Array, G1: jax.Array, G2: jax.Array, dtype: Any) -> jax.Array:
     """`(A1 A2) (G1 G2)`."""
     first, second = (jnp.transpose(G, (0, 2, 3, 1, 4)) for G in (G1, G2))  # [n, o, s, r, j]
-    g = rows_product(merged(first, 2), merged(second, 2), dtype)  # [n, o, s, m, q, t]
+    g = rows_product(_merged(first, 2), _merged(second, 2), dtype)  # [n, o, s, m, q, t]
     return jnp.einsum("nsmt,nosmqt->nmoq", a, g, preferred_element_type=dtype)
 
 
-def one_side(a: jax.Array, G1: jax.Array, G2: jax.Array, dtype: Any) -> jax.Array:
+def _one_side(a: jax.Array, G1: jax.Array, G2: jax.Array, dtype: Any) -> jax.Array:
     """`((A1 A2) G1) G2`, with no copies where there is one example of the second side."""
-    y = merged(jnp.einsum("nrosj,nsmt->mnorjt", G1, a, preferred_element_type=dtype), 3)
-    second = merged(jnp.transpose(G2, (0, 2, 1, 4, 3)), 3)  # [m, q, (r, j, t)]
+    y = _merged(jnp.einsum("nrosj,nsmt->mnorjt", G1, a, preferred_element_type=dtype), 3)
+    second = _merged(jnp.transpose(G2, (0, 2, 1, 4, 3)), 3)  # [m, q, (r, j, t)]
     if len(y) == 1:
         kernel = rows_product(y[0], second, dtype)  # [n, o, m, q]
         return jnp.transpose(kernel, (0, 2, 1, 3))
@@ -54,6 +57,5 @@ def rows_product(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
     return product.reshape(*a.shape[:-1], *b.shape[:-1])
 
 
-def merged(x: jax.Array, axes: int) -> jax.Array:
-    """The last axes as one."""
+def _merged(x: jax.Array, axes: int) -> jax.Array:
     return x.reshape(*x.shape[:-axes], math.prod(x.shape[-axes:]))

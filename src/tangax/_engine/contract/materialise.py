@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._shared.meshes import varying, varying_axes
+from ..._shared.pair import Pair
 from ..kinds import (
     Factor,
     Factored,
@@ -32,59 +33,61 @@ from ..kinds import (
     units,
 )
 from ..kinds import materialise as in_leaf
-from ..output_axes import Block, D, Frame, N, O, P, Q, R, loop
+from ..output_axes import Frame
+from ..ranges import Block, loop
 from .gram import rows_product
+from .orders import Term
 
 
 def materialised(
-    f1: Factor, f2: Factor, frame: Frame, pieces: tuple[Block, Block], rows: Block, dtype: Any
+    pair: Pair[Factor], frame: Frame, cut: tuple[Block, Block], rows: Block, dtype: Any
 ) -> jax.Array:
     """The kernel of one pair of unfolded factors, as `frame.labels`.
 
-    `pieces`: blocks of `k` and of `j`, each of one where the factors differ in layout. `rows`: of a
-    kernel of `f1` with itself so many examples at a time, and nothing below the diagonal.
+    `cut`: blocks of `k` and of `j`, each of one where the factors differ in layout. `rows`: of a
+    kernel of one side with itself so many examples at a time, and nothing below the diagonal.
     """
-    k, j = pieces
-    half = f1 is f2
+    k, j = cut
 
-    def products(f1: Factor, f2: Factor, start: Any) -> list[jax.Array]:
+    def products(pair: Pair[Factor], start: Any) -> list[jax.Array]:
+        f1, f2 = pair.sides
         if frame.joint:
             first = jacobian(f1, f2, j, start)
-            second = first if half else jacobian(f2, f1, j, start)
-            operands = first, [N, D, R, O, P], second, [N, D, R, Q, P]
+            second = first if pair.same else jacobian(f2, f1, j, start)
+            operands = first, frame.of_J(0), second, frame.of_J(1)
             return [jnp.einsum(*operands, frame.labels, preferred_element_type=dtype)]
-        x = [matrix(jacobian(strip, f2, j, start)) for strip in strips(f1, rows)]
-        y = x if half else [matrix(jacobian(f2, f1, j, start))]
-        return [batched_product(a, b, dtype) for c, a in enumerate(x) for b in y[c * half :]]
+        x = [_matrix(jacobian(strip, f2, j, start)) for strip in _strips(f1, rows)]
+        y = x if pair.same else [_matrix(jacobian(f2, f1, j, start))]
+        return [_batched_product(a, b, dtype) for c, a in enumerate(x) for b in y[c * pair.same :]]
 
-    def group(found: list[jax.Array], f1: Factor, f2: Factor) -> list[jax.Array]:
-        def step(found: list[jax.Array], start: Any) -> list[jax.Array]:
-            return [x + y for x, y in zip(found, products(f1, f2, start), strict=True)]
+    def group(sums: list[jax.Array], pair: Pair[Factor]) -> list[jax.Array]:
+        def step(sums: list[jax.Array], start: Any) -> list[jax.Array]:
+            return [x + y for x, y in zip(sums, products(pair, start), strict=True)]
 
-        return loop(step, found, j.starts)
+        return loop(step, sums, j.starts)
 
     if k.whole and j.whole:
-        found = products(f1, f2, 0)
+        sums = products(pair, 0)
     else:
-        shapes = jax.eval_shape(lambda: products(f1, f2, 0))
-        over = varying_axes(f1, f2)
+        shapes = jax.eval_shape(lambda: products(pair, 0))
+        over = varying_axes(pair)
         zeros = [varying(jnp.zeros(s.shape, s.dtype), over) for s in shapes]
-        found = over_groups(group, zeros, f1, f2, k)
+        sums = over_groups(group, zeros, pair, k)
     if frame.joint:
-        return found[0]
-    first, second = ((examples(f), outputs(f)[2]) for f in (f1, f2))
-    return assembled(found, first, second, rows.runs)
+        return sums[0]
+    first, second = ((examples(f), outputs(f)[2]) for f in pair.sides)
+    return _from_strips(sums, first, second, rows.runs)
 
 
 def over_groups(
-    body: Callable[[Any, Factor, Factor], Any], carry: Any, f1: Factor, f2: Factor, k: Block
+    body: Callable[[Any, Pair[Factor]], Any], carry: Any, pair: Pair[Factor], k: Block
 ) -> Any:
-    """`body(carry, f1, f2)` for some groups `k` after others; a factor beside itself stays one.
+    """`body(carry, pair)` for some groups `k` after others.
 
     Those that an earlier step had are zero.
     """
     if k.whole:
-        return body(carry, f1, f2)
+        return body(carry, pair)
 
     def some(factor: Factor, start: Any) -> Factor:
         assert isinstance(factor, Factored)
@@ -95,11 +98,16 @@ def over_groups(
             G = jnp.where(fresh[:, None], G, 0)
         return replace(factor, A=A, G=G)
 
-    def step(carry: Any, start: Any) -> Any:
-        first = some(f1, start)
-        return body(carry, first, first if f1 is f2 else some(f2, start))
+    return loop(
+        lambda carry, start: body(carry, pair.map(partial(some, start=start))), carry, k.starts
+    )
 
-    return loop(step, carry, k.starts)
+
+def pieces(pair: Pair[Factor], term: Term) -> tuple[Block, Block]:
+    """Blocks of `k` and `j`; one of each where the two differ in layout."""
+    if not alike(*pair.sides):
+        return Block(1, 1), Block(1, 1)
+    return Block(groups(pair.first), term.groups), Block(units(pair.first), term.units)
 
 
 def jacobian(factor: Factor, other: Factor, j: Block, start: Any) -> jax.Array:
@@ -110,16 +118,16 @@ def jacobian(factor: Factor, other: Factor, j: Block, start: Any) -> jax.Array:
     if normal:
         factor = of_units(factor, j, start)
         if repeats(factor, other):
-            return by_output(factor)
+            return _by_output(factor)
         if not isinstance(factor.A, OneHot):
-            return built(factor)
+            return _built(factor)
     n, *counts = factor.G.shape[:4]
     G = factor.G.reshape(n, math.prod(counts), *factor.G.shape[4:])
     J = jax.vmap(product if normal else in_leaf)(replace(factor, G=G))
     return J.reshape(n, *counts, math.prod(J.shape[2:]))
 
 
-def built(factor: Factored) -> jax.Array:
+def _built(factor: Factored) -> jax.Array:
     """`[n, d, r, o, (k, j, i)]`: of one group as a matrix product leaves it, if `s <= i`."""
     assert not isinstance(factor.A, OneHot)
     dtype = jnp.promote_types(factor.G.dtype, jnp.float32)
@@ -150,7 +158,7 @@ def repeats(factor: Factored, other: Factor) -> bool:
     return several and positions <= factor.A.shape[3] <= factor.G.shape[6]
 
 
-def by_output(factor: Factored) -> jax.Array:
+def _by_output(factor: Factored) -> jax.Array:
     """`[n, d, r, o, (k, i, j)]`: a matrix product for each output."""
     n, d, r, o, *_ = factor.G.shape
     assert not isinstance(factor.A, OneHot)
@@ -171,28 +179,27 @@ def of_units(factor: Factored, j: Block, start: Any) -> Factored:
     return replace(factor, G=G if fresh is None else jnp.where(fresh, G, 0))
 
 
-def matrix(J: jax.Array) -> jax.Array:
+def _matrix(J: jax.Array) -> jax.Array:
     """`[n, d, r, o, p]` as `[d, (n, o), (r, p)]`."""
     n, d, r, o, p = J.shape
     return jnp.transpose(J, (1, 0, 3, 2, 4)).reshape(d, n * o, r * p)
 
 
-def batched_product(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
+def _batched_product(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
     """`[d, x, z], [d, y, z] -> [d, x, y]`."""
     if a.shape[0] == 1:
         return rows_product(a[0], b[0], dtype)[None]
     return jnp.einsum("dxz,dyz->dxy", a, b, preferred_element_type=dtype)
 
 
-def strips(factor: Factor, rows: Block) -> list[Factor]:
-    """Some examples after the others."""
+def _strips(factor: Factor, rows: Block) -> list[Factor]:
     if rows.whole:
         return [factor]
     ends = range(rows.size, rows.count + rows.size, rows.size)
     return [jax.tree.map(lambda x, end=end: x[end - rows.size : end], factor) for end in ends]
 
 
-def assembled(
+def _from_strips(
     products: Sequence[jax.Array], first: tuple[int, int], second: tuple[int, int], runs: int
 ) -> jax.Array:
     """`[n, m, d, o, q]` of products of strips, `[d, x, y]`: of all, or of those on and above."""
@@ -210,10 +217,3 @@ def assembled(
             1,
         )
     return jnp.transpose(kernel.reshape(kernel.shape[0], n, o, m, q), (1, 3, 0, 2, 4))
-
-
-def blocks(factor: Factor, other: Factor, sizes: tuple[int, int]) -> tuple[Block, Block]:
-    """Blocks of `k` and `j` of so many; one of each where the two differ in layout."""
-    if not alike(factor, other):
-        return Block(1, 1), Block(1, 1)
-    return Block(groups(factor), sizes[0]), Block(units(factor), sizes[1])

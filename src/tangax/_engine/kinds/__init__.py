@@ -17,12 +17,12 @@ from .normal_form import Kind as Kind
 from .normal_form import Layout as Layout
 from .normal_form import Materialised as Materialised
 from .normal_form import OneHot as OneHot
-from .normal_form import View as View
 from .normal_form import alike as alike
 from .normal_form import cotangent as cotangent
 from .normal_form import examples as examples
 from .normal_form import grouped as grouped
 from .normal_form import groups as groups
+from .normal_form import is_one_hot as is_one_hot
 from .normal_form import materialise as materialise
 from .normal_form import outputs as outputs
 from .normal_form import over_layers as over_layers

@@ -54,7 +54,7 @@ class Dense:
         other = 1 - self.side
         taken = contract[other] + batch[other]
         free = [a for a in range(record.ndim) if a not in taken]
-        w_free = free_axes(self.dims, self.side, len(self.shape))
+        w_free = _free_axes(self.dims, self.side, len(self.shape))
         s = math.prod(record.shape[a] for a in free)
         k = math.prod(record.shape[a] for a in batch[other])
         i = math.prod(record.shape[a] for a in contract[other])
@@ -74,7 +74,7 @@ class Dense:
     def layout(self) -> Layout:
         """`w` transposed to `(batch, contract, free)`."""
         batch, contract = self.dims.batch[self.side], self.dims.contract[self.side]
-        order = (*batch, *contract, *free_axes(self.dims, self.side, len(self.shape)))
+        order = (*batch, *contract, *_free_axes(self.dims, self.side, len(self.shape)))
         shape = tuple(self.shape[a] for a in order)
         inverse = [order.index(a) for a in range(len(order))]
 
@@ -92,7 +92,7 @@ def cut(array: jax.Array, axes: Sequence[int], places: Sequence[tuple[int, int]]
     return array
 
 
-def free_axes(dims: _jaxpr.Dot, side: int, ndim: int) -> list[int]:
+def _free_axes(dims: _jaxpr.Dot, side: int, ndim: int) -> list[int]:
     """Axes of the operand that are neither contracted nor batched."""
     return [a for a in range(ndim) if a not in dims.contract[side] + dims.batch[side]]
 

@@ -19,102 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from ... import _jaxpr
-from ..._shared.meshes import shape_like
-
-
-@dataclass(frozen=True)
-class View:
-    """A parameter after steps that only move its entries, and perhaps a scalar factor.
-
-    `leaf` counts among the parameters of the program that holds the view. `place`: which part it is
-    of a value that was joined of several. The scale is known when the program runs, and travels
-    beside its values.
-    """
-
-    leaf: int
-    aval: jax.ShapeDtypeStruct
-    steps: tuple[_jaxpr.Move, ...] = ()
-    isometric: bool = True
-    place: _jaxpr.Place | None = None
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for views that move entries alike."""
-        return tuple(part for move in self.steps for part in move.key)
-
-    @property
-    def bounds(self) -> tuple[tuple[int, int], ...] | None:
-        """The part of the leaf that the view is a slice of, or a slice of a slice: its first steps.
-
-        Casts, whose key is empty, keep every entry in its place.
-        """
-        found = None
-        for move in self.steps:
-            if not move.key:
-                continue
-            if move.bounds is None:
-                break
-            starts = [0] * len(move.bounds) if found is None else [a for a, _ in found]
-            found = tuple((s + a, s + b) for s, (a, b) in zip(starts, move.bounds, strict=True))
-            if not move.aligned:
-                break
-        return found
-
-    def then(self, move: _jaxpr.Move, place: _jaxpr.Place | None = None) -> View:
-        """The view after one more step, and where that puts it, if it is a part."""
-        isometric = self.isometric and move.isometric
-        return replace(self, steps=(*self.steps, move), isometric=isometric, place=place)
-
-    def at(self, place: _jaxpr.Place, shape: tuple[int, ...]) -> View:
-        """The view as the part at `place` of a value of that shape."""
-        whole = tuple((0, d) for d in shape)
-        return replace(self, place=None if place == whole else place)
-
-    def within(self, place: _jaxpr.Place, shape: tuple[int, ...]) -> View:
-        """The view as part of a value of that shape, in which its own value has that place."""
-        if self.place is None:
-            return self.at(place, shape)
-        pairs = zip(place, self.place, strict=True)
-        return self.at(tuple((s + a, s + b) for (s, _), (a, b) in pairs), shape)
-
-    def expanded(self, axis: int) -> View:
-        """The view with one more axis, of length one."""
-        place = self.place
-        if place is not None:
-            place = (*place[:axis], (0, 1), *place[axis:])
-        return self.then(_jaxpr.expansion(axis), place)
-
-    def reduced(self, axis: int) -> View:
-        """The view with an axis of length one less."""
-        place = self.place
-        if place is not None:
-            place = (*place[:axis], *place[axis + 1 :])
-        return self.then(_jaxpr.reduction(axis), place)
-
-    def cut(self, bounds: _jaxpr.Place) -> tuple[View, ...] | None:
-        """The view in a slice of the value that it is part of; `None` if that cuts the part."""
-        assert self.place is not None
-        pairs = list(zip(self.place, bounds, strict=True))
-        if any(b <= start or limit <= a for (a, b), (start, limit) in pairs):
-            return ()
-        if any(a < start or limit < b for (a, b), (start, limit) in pairs):
-            return None
-        place = tuple((a - start, b - start) for (a, b), (start, _) in pairs)
-        return (self.at(place, _jaxpr.sizes(bounds)),)
-
-    def apply(self, leaf: jax.Array) -> jax.Array:
-        """The steps, without the scale and the others that it is joined with."""
-        return functools.reduce(lambda w, move: move.apply(w), self.steps, leaf)
-
-    def pull(self, J: jax.Array) -> jax.Array:
-        """From `[o, *view.shape]` to `[o, *leaf.shape]`: the transpose of the steps.
-
-        In the dtype of `J`, which is not rounded to that of the leaf, and may be complex.
-        """
-        if all(move.in_order for move in self.steps):  # most views; saves a trace
-            return J.reshape(J.shape[0], *self.aval.shape)
-        transpose = jax.linear_transpose(self.apply, shape_like(J, self.aval.shape))
-        return jax.vmap(lambda g: transpose(g)[0])(J)
+from ..views import View
 
 
 @dataclass(frozen=True)
@@ -194,6 +99,11 @@ def units(factor: Factor) -> int:
     return 1 if isinstance(factor, Materialised) else factor.G.shape[-1]
 
 
+def is_one_hot(factor: Factor) -> bool:
+    """Whether its `A` are one-hot rows."""
+    return isinstance(factor, Factored) and isinstance(factor.A, OneHot)
+
+
 def alike(f1: Factor, f2: Factor) -> bool:
     """Whether two factored Jacobians have one layout, and so meet in normal form."""
     if isinstance(f1, Materialised) or isinstance(f2, Materialised):
@@ -260,25 +170,25 @@ def real(factor: Factor) -> Factor:
     twice as many positions. Integers are data, too, and shorter floats are for storage.
     """
     if isinstance(factor, Materialised):
-        return replace(factor, J=computable(jnp.real(factor.J)))
+        return replace(factor, J=_computable(jnp.real(factor.J)))
     A, G = factor.A, factor.G
     if isinstance(A, OneHot):
-        return replace(factor, G=computable(jnp.real(G)))
+        return replace(factor, G=_computable(jnp.real(G)))
     if jnp.iscomplexobj(A) and jnp.iscomplexobj(G):
         A = jnp.concatenate([jnp.real(A), jnp.imag(A)], 0)
         G = jnp.concatenate([jnp.real(G), -jnp.imag(G)], 1)
-    G = computable(jnp.real(G))
-    return replace(factor, A=computable(jnp.real(A), G.dtype), G=G)
+    G = _computable(jnp.real(G))
+    return replace(factor, A=_computable(jnp.real(A), G.dtype), G=G)
 
 
-def computable(array: jax.Array, other: Any = jnp.float32) -> jax.Array:
+def _computable(array: jax.Array, other: Any = jnp.float32) -> jax.Array:
     """Floating-point numbers with which devices compute; integers take the other's dtype."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.promote_types(other, jnp.float32))
     return array if array.dtype.itemsize > 1 else array.astype(jnp.float32)
 
 
-def common(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+def _common(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """The arrays in the dtype to which they are promoted."""
     dtype = functools.reduce(jnp.promote_types, (a.dtype for a in arrays))
     return [a.astype(dtype) for a in arrays]
@@ -359,17 +269,17 @@ def joined(group: list[Factor]) -> Factor:
     """Factors of equal layout as one: along `s`, or added."""
     if len(group) == 1:
         return group[0]
-    arrays = common([cotangent(f) for f in group])
+    arrays = _common([cotangent(f) for f in group])
     factored = [f for f in group if isinstance(f, Factored)]
     if not factored:
         return with_cotangent(group[0], functools.reduce(jnp.add, arrays))
-    A = jax.tree.map(lambda *a: jnp.concatenate(common(a), 0), *(f.A for f in factored))
+    A = jax.tree.map(lambda *a: jnp.concatenate(_common(a), 0), *(f.A for f in factored))
     return replace(factored[0], A=A, G=jnp.concatenate(arrays, 1))
 
 
 def added(part: list[Factor]) -> Materialised:
     """The sum of factors that share entries, of as much of the leaf as they reach."""
-    J = functools.reduce(jnp.add, common(list(map(materialise, part))))
+    J = functools.reduce(jnp.add, _common(list(map(materialise, part))))
     layouts = [f.layout for f in part if f.layout is not None]
     bounds = [layout.bounds for layout in layouts if layout.bounds is not None]
     if len(bounds) < len(part):

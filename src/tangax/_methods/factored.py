@@ -1,0 +1,77 @@
+"""The NTK by factors: the one entrance to the engine, for calls, for `explain` and for blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .._arguments.sides import Arguments
+from .._engine.explain import Plan, make_plan
+from .._engine.factors import Factors
+from .._engine.kernel import kernels
+from .._engine.linearise import Source, linearise, unfactored
+from .._engine.output_axes import Frame
+from .._engine.plan import OutputPlan, check_memory, frames, plan_outputs
+from .._shared.axes import Axes
+from .._shared.memory import budget
+from .._shared.pair import Pair
+from .._shared.precision import full_precision
+from .remembered import Remembered
+
+
+@dataclass(frozen=True, eq=False)
+class FactorMethod:
+    """Kernels of outputs' axes, within `memory`. `factored`: what can stay factored does."""
+
+    trace_axes: Axes
+    diagonal_axes: Axes
+    memory: int | str | None
+    factored: bool
+    precision: Any
+    remembered: Remembered
+
+    def sources(self, given: Arguments) -> Pair[Source]:
+        """The factors of both sides, on demand."""
+
+        def source(side: Any) -> Source:
+            source = linearise(given, side, self.remembered.distrusted)
+            paths = given.params.paths
+            reasons = {paths[leaf]: why for leaf, why in unfactored(source).items()}
+            self.remembered.log_unfactored(reasons)
+            return source
+
+        with full_precision(self.precision):
+            return given.sides.map(source)
+
+    def factors(self, given: Arguments) -> Factors:
+        """Those of all outputs of the first side."""
+        with full_precision(self.precision):
+            return self.sources(given).first.whole()
+
+    def plans(self, sources: Pair[Source]) -> tuple[list[Frame], list[OutputPlan]]:
+        """The frame and the plan of every output."""
+        metas = sources.map(lambda source: source.meta)
+        every = frames(metas, self.trace_axes, self.diagonal_axes)
+        memory = budget(self.memory)
+        with full_precision(self.precision):
+            return every, plan_outputs(sources, every, memory, factored=self.factored)
+
+    def kernels(self, names: tuple[str, ...], sources: Pair[Source], *, told: bool = True) -> Any:
+        """What is asked for. A budget that will be exceeded is said, unless it was planned with."""
+        every, plans = self.plans(sources)
+        if told:
+            check_memory(plans, budget(self.memory))
+        with full_precision(self.precision):
+            return kernels(names, sources, every, plans)
+
+    def explain(self, given: Arguments, arguments: int) -> Plan:
+        """What a kernel call will do, its arguments taking so many bytes; computes nothing."""
+        with full_precision(self.precision):
+            sources = self.sources(given)
+            return make_plan(
+                given,
+                sources,
+                *self.plans(sources),
+                arguments=arguments,
+                memory=budget(self.memory),
+            )
