@@ -122,7 +122,7 @@ def _scales(step: Step, values: Sequence[Any], known: Scales) -> Scales:
 
 
 def _multiplied(step: Step, scale: Any, factor: jax.Array) -> Any:
-    if _jaxpr.name(step.eqn) == "div":
+    if _jaxpr.divides(step.eqn):
         return 1 / factor if scale is None else scale / factor
     return factor if scale is None else scale * factor
 

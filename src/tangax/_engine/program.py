@@ -137,7 +137,7 @@ def _walk(
             held = action.body.outviews
         views |= {v: held for v, held in zip(eqn.outvars, held, strict=False) if held}
         reached = any(not _jaxpr.is_literal(v) and v in tainted for v in eqn.invars)
-        if reached and _jaxpr.name(eqn) != "stop_gradient":
+        if reached and not _jaxpr.stops_gradient(eqn):
             tainted |= set(_jaxpr.affected(eqn))
     outviews = [() if _jaxpr.is_literal(v) else views.get(v, ()) for v in jaxpr.outvars]
     returned = [
@@ -151,9 +151,7 @@ def _walk(
 def _action(
     eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]
 ) -> Site | Step | Call | Loop | None:
-    if _jaxpr.name(eqn) == "stop_gradient" or not any(
-        map(_jaxpr.is_differentiable, _jaxpr.affected(eqn))
-    ):
+    if _jaxpr.stops_gradient(eqn) or not any(map(_jaxpr.is_differentiable, _jaxpr.affected(eqn))):
         return None
     step = _step(eqn, found, tainted)
     if step is not None:
@@ -203,8 +201,7 @@ def _step(eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]) -> S
     if len({operand for operand, _ in found}) != 1:
         return None
     ((operand, _), *_) = found
-    name = _jaxpr.name(eqn)
-    if name == "mul" or (name == "div" and operand == 0):
+    if _jaxpr.scales(eqn, operand):
         other = eqn.invars[1 - operand]
         if other.aval.shape == () and (_jaxpr.is_literal(other) or other not in tainted):
             return Step(eqn, (tuple(found.items()),), 1 - operand)
@@ -303,7 +300,7 @@ def largest(program: Program, dependent: Sequence[bool]) -> int:
     found = 0
     for eqn, action in zip(program.jaxpr.equations, program.actions, strict=True):
         reached = [not _jaxpr.is_literal(v) and v in tainted for v in eqn.invars]
-        if not any(reached) or _jaxpr.name(eqn) == "stop_gradient":
+        if not any(reached) or _jaxpr.stops_gradient(eqn):
             continue
         tainted |= set(_jaxpr.affected(eqn))
         if isinstance(action, Call):
@@ -337,7 +334,7 @@ def describe(program: Program) -> Iterator[Found]:
 
 def _describe_site(site: Site) -> Iterator[Found]:
     for use in site.uses:
-        primitive = "return" if site.eqn is None else _jaxpr.name(site.eqn)
+        primitive = "return" if site.eqn is None else _jaxpr.title(site.eqn)
         where = "" if site.eqn is None else _jaxpr.source(site.eqn)
         why = ""
         if use.kind.name == "generic":

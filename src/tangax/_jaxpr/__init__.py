@@ -20,12 +20,12 @@ from .core import frozen as frozen
 from .core import has_references as has_references
 from .core import is_differentiable as is_differentiable
 from .core import is_literal as is_literal
-from .core import name as name
 from .core import read as read
 from .core import replayed as replayed
 from .core import scan as scan
 from .core import shape_dtype as shape_dtype
 from .core import source as source
+from .core import title as title
 from .core import trace as trace
 from .hashing import digest as digest
 from .linearity import is_linear_if_transposed as is_linear_if_transposed
@@ -58,7 +58,11 @@ from .sites import Conv as Conv
 from .sites import Dot as Dot
 from .sites import Rows as Rows
 from .sites import conv as conv
+from .sites import divides as divides
 from .sites import dot as dot
 from .sites import rows as rows
+from .sites import scales as scales
+from .sites import sign as sign
+from .sites import stops_gradient as stops_gradient
 from .values import Unseen as Unseen
 from .values import told as told

@@ -133,6 +133,11 @@ def name(eqn: Equation) -> str:
     return eqn.primitive.name
 
 
+def title(eqn: Equation) -> str:
+    """What a person is shown of an equation."""
+    return name(eqn)
+
+
 def bind(eqn: Equation, values: Sequence[Any]) -> list[Any]:
     """Evaluate one equation; custom derivative rules and rematerialisation stay in force."""
     found = eqn.primitive.get_bind_params(eqn.params)

@@ -131,8 +131,7 @@ def _of_result(eqn: Equation, operands: list[_Kind]) -> _Kind:
 
 def _loop(loop: Scan, operands: list[_Kind]) -> list[_Kind]:
     """The kinds of a scan's results: those of the carry are what they are after any step."""
-    first = loop.consts + loop.carry
-    consts, carry, xs = operands[: loop.consts], operands[loop.consts : first], operands[first:]
+    consts, carry, xs = loop.parts(operands)
     while True:
         found = _kinds(loop.body, [*consts, *carry, *xs])
         after = [_joined(pair) for pair in zip(carry, found[: loop.carry], strict=True)]

@@ -1,4 +1,4 @@
-"""Equations that a weight enters: products, convolutions, lookups."""
+"""Equations that a weight enters: products, convolutions, lookups, sums."""
 
 from __future__ import annotations
 
@@ -95,3 +95,25 @@ def rows(eqn: Equation) -> Rows | None:
     if tuple(taken) != tuple(1 if a == axis else d for a, d in enumerate(shape)):
         return None
     return Rows(axis, 1, indexed.index(axis), tuple(dims.offset_dims), clip)
+
+
+def sign(eqn: Equation, operand: int) -> int | None:
+    """The sign of an operand of a sum or a difference, else nothing."""
+    if name(eqn) not in ("add", "sub", "add_any"):
+        return None
+    return -1 if name(eqn) == "sub" and operand == 1 else 1
+
+
+def scales(eqn: Equation, operand: int) -> bool:
+    """Whether it multiplies an operand by the other, or divides it."""
+    return name(eqn) == "mul" or (name(eqn) == "div" and operand == 0)
+
+
+def divides(eqn: Equation) -> bool:
+    """Whether it is a quotient."""
+    return name(eqn) == "div"
+
+
+def stops_gradient(eqn: Equation) -> bool:
+    """Whether it lets no derivative through."""
+    return name(eqn) == "stop_gradient"

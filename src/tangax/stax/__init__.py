@@ -7,8 +7,6 @@ of Neural Tangents: see `KernelFn` for what the third one computes.
 from ._affine import Conv as Conv
 from ._affine import Dense as Dense
 from ._aggregate import Aggregate as Aggregate
-from ._combinators import FanInConcat as FanInConcat
-from ._combinators import FanInSum as FanInSum
 from ._combinators import FanOut as FanOut
 from ._combinators import Identity as Identity
 from ._combinators import parallel as parallel
@@ -22,6 +20,8 @@ from ._elementwise import Gelu as Gelu
 from ._elementwise import LeakyRelu as LeakyRelu
 from ._elementwise import Relu as Relu
 from ._elementwise import Sin as Sin
+from ._fan_in import FanInConcat as FanInConcat
+from ._fan_in import FanInSum as FanInSum
 from ._layer import KernelFn as KernelFn
 from ._layer import Layer as Layer
 from ._normalise import Dropout as Dropout

@@ -65,9 +65,10 @@ def to_shape(G: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def match_vector(eqn: _jaxpr.Equation, operand: int) -> Bias | Scale | None:
     """`add`, `sub`, `mul`, or `div` with the parameter above."""
-    name, shape = _jaxpr.name(eqn), tuple(eqn.invars[operand].aval.shape)
-    if name in ("add", "sub", "add_any"):
-        return Bias(-1 if name == "sub" and operand == 1 else 1, shape)
-    if name == "mul" or (name == "div" and operand == 0):
-        return Scale(1 - operand, name == "div", shape)
+    shape = tuple(eqn.invars[operand].aval.shape)
+    sign = _jaxpr.sign(eqn, operand)
+    if sign is not None:
+        return Bias(sign, shape)
+    if _jaxpr.scales(eqn, operand):
+        return Scale(1 - operand, _jaxpr.divides(eqn), shape)
     return None
