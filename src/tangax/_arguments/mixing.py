@@ -158,7 +158,6 @@ def few(side: Side) -> Side:
 
 
 def row(side: Side, i: int) -> list[jax.Array]:
-    """The data of one example."""
     return [
         jax.lax.slice_in_dim(d, i, i + 1, axis=a) for d, a in zip(side.data, side.axes, strict=True)
     ]

@@ -30,7 +30,6 @@ class Inputs:
     constants: dict[str, Any]
 
     def arguments(self, leaves: list[Any]) -> tuple[Any, dict[str, Any]]:
-        """`x` and keyword arguments of such leaves."""
         x, mapped = self.treedef.unflatten(leaves)
         return x, self.constants | mapped
 
@@ -79,7 +78,6 @@ def each_side(
 
 
 def split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keyword arguments for `x1` and for `x2`."""
     first = {k: v[0] if is_pair(v) else v for k, v in kwargs.items()}
     second = {k: v[1] if is_pair(v) else v for k, v in kwargs.items()}
     return first, second

@@ -80,7 +80,6 @@ class Arguments:
     treedef: Any
 
     def axes(self, trace: Axes, diagonal: Axes) -> list[KernelAxes]:
-        """The canonical axes of each output's kernel."""
         outputs = (side.outputs for side in self.sides.sides)
         return [
             kernel_axes(name, y1.shape, y2.shape, trace, diagonal)
@@ -139,7 +138,6 @@ def _arguments(
 
 
 def check_same_outputs(treedef1: Any, treedef2: Any) -> None:
-    """`f` returns one tree, whatever `x` is."""
     if treedef1 != treedef2:
         msg = f"f must return the same tree for x1 and x2, got {treedef1} and {treedef2}."
         raise ValueError(msg)

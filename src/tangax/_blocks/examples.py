@@ -57,7 +57,6 @@ class Examples:
         return replace(self, leaves=leaves, constants=dict.fromkeys(self.constants))
 
     def cut(self, x: Any, kwargs: dict[str, Any], start: Any, size: int) -> tuple[Any, Any]:
-        """Some of the examples of a block."""
         mapped = {k: v for k, v in kwargs.items() if k not in self.constants}
         leaves = [
             leaf if axis is None else jax.lax.dynamic_slice_in_dim(leaf, start, size, axis)
@@ -67,7 +66,6 @@ class Examples:
         return x, kwargs | mapped
 
     def shapes(self, size: int) -> tuple[Any, dict[str, Any]]:
-        """The shapes of a block."""
         leaves = []
         for leaf, axis in zip(self.leaves, self.axes, strict=True):
             if axis is not None:
@@ -78,7 +76,6 @@ class Examples:
         return x, self.constants | mapped
 
     def nbytes(self, size: int) -> int:
-        """Bytes of so many examples."""
         leaves = zip(self.leaves, self.axes, strict=True)
         each = [math.prod(a.shape) * a.dtype.itemsize for a, axis in leaves if axis is not None]
         return sum(each) * size // max(1, self.n)
@@ -121,7 +118,6 @@ def _examples(name: str, x: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any]) ->
 
 
 def check_values(*given: Any) -> None:
-    """Refuse what has no values to read."""
     if not is_concrete(given):
         msg = "batch reads its arguments block by block: call it outside jit, vmap and grad."
         raise TypeError(msg)

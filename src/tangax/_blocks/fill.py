@@ -20,16 +20,14 @@ from .plan import BlockPlan, Round
 from .tiles import Array, Index, present
 
 
-class Kept(Protocol):
-    """Where tiles are kept."""
+class Destination(Protocol):
+    """Where tiles go."""
 
     def finished(self, index: Index) -> list[np.ndarray] | None:
         """The parts of a tile that is there, if it is."""
         ...
 
-    def write(self, index: Index, parts: Sequence[np.ndarray]) -> None:
-        """Keep a tile."""
-        ...
+    def write(self, index: Index, parts: Sequence[np.ndarray]) -> None: ...
 
 
 def fill(
@@ -37,14 +35,13 @@ def fill(
     plan: BlockPlan,
     compute: Compute,
     arrays: Sequence[Array],
-    kept: Kept,
+    destination: Destination,
     finite: Finite,
     *,
     progress: bool,
 ) -> None:
-    """Compute the tiles that are not there."""
     with _bar(plan, shown=progress) as advance:
-        sink = Sink(plan, arrays, kept, finite, advance)
+        sink = Sink(plan, arrays, destination, finite, advance)
         todo = {index for index in _indices(plan) if not sink.is_finished(index)}
         for here in plan.rounds():
             _fill_round(here, todo, Halved(call, compute), sink)
@@ -121,8 +118,8 @@ class Compute:
         if len(starts) == 1:
             return jax.tree.map(lambda a: a[:size], one(0))
         if not is_concrete((x, kwargs)):
-            found = jax.lax.map(one, jnp.arange(0, size, chunk))
-            return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], found)
+            stacked = jax.lax.map(one, jnp.arange(0, size, chunk))
+            return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], stacked)
         return jax.tree.map(lambda *a: jnp.concatenate(a)[:size], *map(one, starts))
 
 
@@ -134,11 +131,9 @@ class Halved:
     compute: Compute
 
     def half(self, side: int, block: int) -> Half:
-        """That of a block."""
         return self.compute.half(self.call, side, block)
 
     def tile(self, first: Half, second: Half | None) -> list[jax.Array]:
-        """Every array of a tile, on its way."""
         return self.compute.tile(first, second, self.call.params)
 
 
@@ -148,15 +143,14 @@ class Sink:
 
     plan: BlockPlan
     arrays: Sequence[Array]
-    kept: Kept
+    destination: Destination
     finite: Finite
     advance: Callable[[int], None]
     pending: tuple[Index, list[jax.Array]] | None = None
 
     def is_finished(self, index: Index) -> bool:
-        """Whether a tile and its transpose are there."""
         for one in dict.fromkeys((index, self._twin(index))):
-            parts = self.kept.finished(one)
+            parts = self.destination.finished(one)
             if parts is None:
                 return False
             self.finite.check(one, [a for a, _ in present(one, self.arrays, self.arrays)], parts)
@@ -169,18 +163,17 @@ class Sink:
         self.pending = (index, tile)
 
     def flush(self) -> None:
-        """Keep what is on its way."""
         if self.pending is None:
             return
         (index, tile), self.pending = self.pending, None
-        found = present(index, self.arrays, tile)
-        arrays, parts = [a for a, _ in found], [a.cut(np.asarray(x), index) for a, x in found]
+        there = present(index, self.arrays, tile)
+        arrays, parts = [a for a, _ in there], [a.cut(np.asarray(x), index) for a, x in there]
         self.finite.check(index, arrays, parts)
-        self.kept.write(index, parts)
+        self.destination.write(index, parts)
         twin = self._twin(index)
         if twin != index:
             pairs = zip(arrays, parts, strict=True)
-            self.kept.write(twin, [part.transpose(a.twins) for a, part in pairs])
+            self.destination.write(twin, [part.transpose(a.twins) for a, part in pairs])
         self._count(index)
 
     def _twin(self, index: Index) -> Index:
@@ -215,7 +208,6 @@ def _bar(plan: BlockPlan, *, shown: bool) -> Iterator[Callable[[int], None]]:
 
 
 def tqdm_class() -> Any:
-    """The bar, or what to install."""
     try:
         from tqdm.auto import tqdm
     except ImportError as error:

@@ -20,7 +20,7 @@ def fingerprint(call: Call, function: str, version: str) -> dict[str, str]:
     """By what a message calls it: a hash, or the value where that can be read."""
     fn = call.fn.ntk_fn
     trace, diagonal = call.axes
-    found = {
+    parts = {
         "function": function,
         "parameters": _tree_digest("params", call.params),
         "x1": call.sides.first.digest(),
@@ -35,7 +35,7 @@ def fingerprint(call: Call, function: str, version: str) -> dict[str, str]:
         "implementation": str(int(fn.implementation)) if "ntk" in call.names else "none",
         "version of tangax": version,
     }
-    return found
+    return parts
 
 
 def function_digest(call: Call) -> str:
@@ -48,10 +48,10 @@ def function_digest(call: Call) -> str:
     for side in call.sides.distinct:
         x, kwargs = side.shapes(1)
         try:
-            found = traced(call, *split_arrays((call.params, x, kwargs)))
+            jaxprs = traced(call, *split_arrays((call.params, x, kwargs)))
         except jax.errors.ConcretizationTypeError:
-            found = traced(call, *split_shapes((call.params, x, kwargs)))
-        for jaxpr, forward in found:
+            jaxprs = traced(call, *split_shapes((call.params, x, kwargs)))
+        for jaxpr, forward in jaxprs:
             sha.update(_jaxpr.digest(jaxpr, forward=forward))
     return sha.hexdigest()
 

@@ -20,7 +20,6 @@ class Finite:
         self._first: tuple[Index, str] | None = None
 
     def check(self, index: Index, arrays: Sequence[Array], parts: Sequence[np.ndarray]) -> None:
-        """Look at the parts of a tile."""
         if self._mode == "ignore":
             return
         for array, part in zip(arrays, parts, strict=True):
@@ -34,7 +33,6 @@ class Finite:
             raise FloatingPointError(self._message())
 
     def tell(self) -> None:
-        """Warn of what was found."""
         if self._first is not None:
             warn(self._message(), RuntimeWarning)
 

@@ -135,12 +135,10 @@ def location(store: Any) -> Any:
 
 
 def shown(store: Any) -> str:
-    """A store in a message."""
     return str(_local_path(store) or store)
 
 
 def zarr_module() -> Any:
-    """Zarr, or what to install."""
     try:
         import zarr
     except ImportError as error:

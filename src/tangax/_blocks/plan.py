@@ -74,7 +74,6 @@ class BlockPlan:
 
     @property
     def blocks(self) -> tuple[int, int]:
-        """The number of blocks of either side."""
         return -(-self.n // self.recipe.block), -(-self.m // self.recipe.block)
 
     def rounds(self) -> Iterator[Round]:
@@ -92,7 +91,6 @@ class BlockPlan:
 
     @property
     def tiles(self) -> int:
-        """The number of tiles that are computed."""
         rows, columns = self.blocks
         return rows if self.joint else rows * (rows + 1) // 2 if self.same else rows * columns
 
@@ -117,7 +115,6 @@ class BlockPlan:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds in all."""
         return self.evaluating + self.contracting
 
     @property
@@ -132,7 +129,6 @@ class BlockPlan:
 
     @property
     def bytes(self) -> int:
-        """Bytes held at most, as estimated."""
         return sum(self.parts.values())
 
     def seconds(self, flops_per_second: float) -> float:
@@ -220,7 +216,6 @@ def _room_of(memory: int) -> int:
 
 
 def kinds(call: Call) -> list[str]:
-    """The kinds of halves to try, the best first."""
     if "ntk" not in call.names:
         return ["outputs"]
     if call.joint(metas(InExamples.of(call, 1).examples)) or not call.fn.ntk_fn.has_plan:
@@ -271,10 +266,10 @@ def _sizes_of(
 
 def halvings(most: int) -> list[int]:
     """`most`, half of it, and so on to one."""
-    found = [max(1, most)]
-    while found[-1] > 1:
-        found.append(-(-found[-1] // 2))
-    return found
+    sizes = [max(1, most)]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes
 
 
 def rounded(longest: int, block: int, chunk: int) -> tuple[int, int]:

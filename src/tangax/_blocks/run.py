@@ -20,7 +20,7 @@ from .._shared.meshes import gathered, shapes_gathered
 from .._shared.settings import default_promotion
 from .._shared.trees import floats_as_arrays, split_arrays
 from .examples import check_values, read_sides
-from .fill import Compute, Kept, fill, tqdm_class
+from .fill import Compute, Destination, fill, tqdm_class
 from .fingerprint import fingerprint, function_digest
 from .halves import ANY, Call, Halves
 from .nonfinite import Finite
@@ -74,7 +74,6 @@ class Batched:
     def run(
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> list[Any]:
-        """The kernels by name."""
         if self.options.progress:
             tqdm_class()
         check_values(x1, x2, params, kwargs)
@@ -91,9 +90,9 @@ class Batched:
             with locked(self.options.store):
                 return self._on_disk(call)
         plan, compute = self._prepared(call)
-        kept = InMemory(arrays_of(plan, call, compute.halves))
-        self._fill(call, plan, compute, kept.arrays, kept)
-        return _trees(call, compute.halves, kept.kernels)
+        destination = InMemory(arrays_of(plan, call, compute.halves))
+        self._fill(call, plan, compute, destination.arrays, destination)
+        return _trees(call, compute.halves, destination.kernels)
 
     def _on_disk(self, call: Call) -> list[Any]:
         from .. import __version__
@@ -178,10 +177,15 @@ class Batched:
         return prepared
 
     def _fill(
-        self, call: Call, plan: BlockPlan, compute: Compute, arrays: Sequence[Array], kept: Kept
+        self,
+        call: Call,
+        plan: BlockPlan,
+        compute: Compute,
+        arrays: Sequence[Array],
+        destination: Destination,
     ) -> None:
         finite = Finite(self.options.on_nonfinite)
-        fill(call, plan, compute, arrays, kept, finite, progress=self.options.progress)
+        fill(call, plan, compute, arrays, destination, finite, progress=self.options.progress)
         finite.tell()
 
 

@@ -162,7 +162,6 @@ def _checksum(parts: Sequence[np.ndarray]) -> int:
 
 
 def opened(store: Any, mode: str = "r") -> Any:
-    """The group at a path or store, or `None`."""
     zarr = zarr_module()
     try:
         return zarr.open_group(location(store), mode=mode, use_consolidated=False)
@@ -225,7 +224,6 @@ def _sized(recipe: Recipe, store: Any, manifest: dict[str, Any], batch_size: int
 def recipe_there(
     group: Any, store: Any, examples: list[int], batch_size: int | None
 ) -> Recipe | None:
-    """The recipe of a store for so many examples."""
     manifest = _manifest_of(group, store)
     if manifest["examples"] != examples:
         return None
@@ -276,7 +274,6 @@ def part(group: Any, store: Any, name: str) -> Any:
 
 
 def layout(shape: Sequence[int], chunks: Sequence[int], dtype: Any) -> dict[str, Any]:
-    """What a manifest says of an array."""
     return {"shape": list(shape), "chunks": list(chunks), "dtype": str(dtype)}
 
 

@@ -38,13 +38,12 @@ class Array:
         )
 
     def region(self, index: Index) -> tuple[slice, ...]:
-        """Where a tile stands."""
-        found = [slice(0, d) for d in self.shape]
+        slices = [slice(0, d) for d in self.shape]
         for axis, b in zip((self.rows, self.columns), index, strict=True):
             if axis is not None:
                 stop = min((b + 1) * self.block, self.shape[axis])
-                found[axis] = slice(b * self.block, stop)
-        return tuple(found)
+                slices[axis] = slice(b * self.block, stop)
+        return tuple(slices)
 
     def cut(self, tile: np.ndarray, index: Index) -> np.ndarray:
         """A computed tile without the examples that were repeated to fill it."""
@@ -56,7 +55,6 @@ class Array:
 
 
 def arrays_of(plan: BlockPlan, call: Call, halves: Halves) -> list[Array]:
-    """The arrays of a planned kernel."""
     frames = call.frames(metas(halves.examples), [plan.n, plan.m])
     found = []
     for a, (name, shape, dtype) in enumerate(plan.arrays):
@@ -78,11 +76,9 @@ class InMemory:
         self.kernels = [np.empty(a.shape, a.dtype) for a in arrays]
 
     def finished(self, index: Index) -> list[np.ndarray] | None:
-        """No tile is there before it is computed."""
         return None
 
     def write(self, index: Index, parts: Sequence[np.ndarray]) -> None:
-        """Keep a tile."""
         for (array, kernel), part in zip(
             present(index, self.arrays, self.kernels), parts, strict=True
         ):

@@ -76,9 +76,9 @@ def run(
     for eqn, action, tap in zip(jaxpr.equations, program.actions, taps[0], strict=True):
         values = [_jaxpr.read(env, v) for v in eqn.invars]
         known = _scales_at(eqn.invars, scale_of)
-        record, found = None, {}
+        record, new_scales = None, {}
         if isinstance(action, Call):
-            results, found, record = run(action.body, values, known, tap)
+            results, new_scales, record = run(action.body, values, known, tap)
         elif isinstance(action, Loop):
             results, record = _run_loop(action, values, known, tap)
         elif isinstance(action, Site):
@@ -86,8 +86,8 @@ def run(
         else:
             results = _jaxpr.bind(eqn, values)
         if isinstance(action, Step):
-            found = _scales(action, values, known)
-        for (a, r), scale in found.items():
+            new_scales = _scales(action, values, known)
+        for (a, r), scale in new_scales.items():
             scale_of.setdefault(eqn.outvars[a], {})[r] = scale
         records.append(record)
         env |= dict(zip(eqn.outvars, results, strict=True))
@@ -110,15 +110,15 @@ def _of_operand(scales: Scales, operand: int) -> Scales:
 
 
 def _scales(step: Step, values: Sequence[Any], known: Scales) -> Scales:
-    found: Scales = {}
+    new: Scales = {}
     for a, views in enumerate(step.views):
         for r, (slot, _) in enumerate(views):
             scale = known.get(slot)
             if step.scale is not None:
                 scale = _multiplied(step, scale, jnp.asarray(values[step.scale]))
             if scale is not None:
-                found[a, r] = scale
-    return found
+                new[a, r] = scale
+    return new
 
 
 def _multiplied(step: Step, scale: Any, factor: jax.Array) -> Any:
@@ -228,8 +228,8 @@ def _collect(program: Program, cotangents: list[Any], records: list[Any]) -> Ite
 
 
 def _site_factors(site: Site, G: list[jax.Array], record: list[Any]) -> Iterator[Any]:
-    for use, (kept, scale) in zip(site.uses, record, strict=True):
-        factor = use.kind.factor(kept, G)
+    for use, (recorded, scale) in zip(site.uses, record, strict=True):
+        factor = use.kind.factor(recorded, G)
         if scale is not None:
             factor = scaled(factor, scale)
         yield use.view.leaf, pulled_back(factor, use.view)
@@ -241,9 +241,9 @@ def _loop_factors(loop: Loop, G: list[Any], record: list[Any]) -> Iterator[Any]:
     order: list[int] = []
 
     def step(G: list[Any], record: list[Any]) -> list[Factor]:
-        found = list(_collect(loop.body, G, record))
-        order[:] = [leaf for leaf, _ in found]
-        return [factor for _, factor in found]
+        pairs = list(_collect(loop.body, G, record))
+        order[:] = [leaf for leaf, _ in pairs]
+        return [factor for _, factor in pairs]
 
     length = loop.scan.length
     steps = jax.vmap(step, in_axes=(1, 0), axis_size=length)

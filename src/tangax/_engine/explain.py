@@ -89,7 +89,6 @@ class Plan:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds in all."""
         return self.forward + self.backward + self.contraction
 
     def seconds(self, flops_per_second: float) -> float:
@@ -162,7 +161,6 @@ def make_plan(
     arguments: int,
     memory: int,
 ) -> Plan:
-    """What a kernel call will do."""
     params, uses = given.params, sources.first.uses()
     leaves = list(enumerate(pair_shapes(sources)))
     flops = sources.map(lambda source: source.flops())

@@ -24,21 +24,20 @@ ByLeaf = list[list[Factor]]
 class Load:
     """What one side holds, in bytes: whatever is asked of it, and for every output at a time.
 
-    `chunk`: how many outputs are pulled back at once; of those before and after, only `kept` stays.
+    `chunk`: how many outputs are pulled back at once; of those before and after, only `stays` does.
     `steps`: equations of a pass.
     """
 
     fixed: int
     output: int
-    kept: int
+    stays: int
     chunk: int
     steps: int
 
     def of(self, outputs: int) -> int:
-        """Bytes for so many outputs."""
         if outputs <= self.chunk:
             return outputs * self.output
-        return outputs * self.kept + self.chunk * self.output
+        return outputs * self.stays + self.chunk * self.output
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ class Factors:
         return self
 
     def block(self, output: int, index: Any) -> ByLeaf:
-        """Some of the entries of one output."""
         sizes = self.meta.sizes()
         start, count = sum(sizes[:output]), sizes[output]
         if isinstance(index, np.ndarray) and np.array_equal(index, np.arange(count)):
@@ -92,7 +90,6 @@ class Factors:
 
     @property
     def in_sequence(self) -> bool:
-        """They are there."""
         return False
 
     @property
@@ -107,11 +104,9 @@ class Factors:
         return Load(0, output, output, sys.maxsize, 0)
 
     def uses(self) -> list[Found]:
-        """None is known."""
         return []
 
     def flops(self) -> tuple[int, int]:
-        """Nothing is left to compute."""
         return 0, 0
 
     def pulled(self, cotangents: list[jax.Array]) -> None:

@@ -58,14 +58,12 @@ class Passes:
         return not tuning().any_convolution and _jaxpr.convolves(self.program.jaxpr)
 
     def examples(self) -> Sequence[jax.ShapeDtypeStruct]:
-        """The outputs of one example."""
         return [
             jax.ShapeDtypeStruct([d for a, d in enumerate(y.shape) if a != axis], y.dtype)
             for y, axis in zip(self.outputs, self.out_axes, strict=True)
         ]
 
     def cotangents(self) -> list[jax.ShapeDtypeStruct]:
-        """The shapes that `pullback` takes."""
         n = () if self.n is None else (self.n,)
         return [jax.ShapeDtypeStruct((*n, *y.shape), y.dtype) for y in self.examples()]
 
@@ -123,12 +121,10 @@ class Linear:
 
     @property
     def outputs(self) -> list[jax.Array]:
-        """`f(params, x)`, leaf by leaf."""
         return self.passes.outputs
 
     @property
     def in_sequence(self) -> bool:
-        """Whether examples are taken one after the other."""
         return self.passes.in_sequence
 
     def whole(self) -> Factors:
@@ -137,7 +133,6 @@ class Linear:
         return Factors(self.outputs, self._of_entries(np.arange(total)), self.meta)
 
     def block(self, output: int, index: Any) -> ByLeaf:
-        """Some of the entries of one output."""
         return self._of_entries(sum(self.meta.sizes()[:output]) + index)
 
     def pulled(self, cotangents: list[jax.Array]) -> ByLeaf:
@@ -201,7 +196,6 @@ class Linear:
         return Load(nbytes(arrays), seeds + self.tap_bytes + made, made, self.chunk, steps)
 
     def uses(self) -> list[Found]:
-        """Where parameters enter."""
         return list(describe(self.passes.program))
 
     def flops(self) -> tuple[int, int]:
@@ -223,7 +217,6 @@ def unfactored(source: Source) -> dict[int, str]:
 
 
 def trace_side(side: Side, leaves: list[jax.Array]) -> Program:
-    """The program of one example."""
     data = [
         shape_like(d, (*d.shape[:a], *d.shape[a + 1 :]))
         for d, a in zip(side.data, side.axes, strict=True)
@@ -232,7 +225,6 @@ def trace_side(side: Side, leaves: list[jax.Array]) -> Program:
 
 
 def meta_of(given: Arguments, side: Side) -> Meta:
-    """What is static of one side."""
     leaves = given.params.leaves
     paths = zip(given.params.paths, (a.shape for a in leaves), strict=True)
     return Meta(
@@ -322,8 +314,8 @@ def _by_whole_leaves(
     pullback = jax.vjp(lambda zeros: side.map(example, *zeros), zeros)[1]
 
     def some(seeds: Any) -> tuple[list[jax.Array]]:
-        (found,) = pullback(seeds)
-        return ([found[i] for i in whole],)
+        (pulled,) = pullback(seeds)
+        return ([pulled[i] for i in whole],)
 
     return some
 

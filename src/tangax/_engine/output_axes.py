@@ -35,16 +35,13 @@ class Frame:
 
     @property
     def joint(self) -> bool:
-        """Whether only pairs `n = m` are wanted."""
         return self.batch is not None and self.batch in self.ax.trace + self.ax.diagonal
 
     @property
     def m(self) -> int:
-        """The label of the examples of the second side."""
         return N if self.joint else M
 
     def of_A(self, side: int) -> list[int]:
-        """Labels of `A`."""
         return [(N, self.m)[side], (S, T)[side], K, I]
 
     def of_G(self, side: int) -> list[int]:
@@ -64,7 +61,6 @@ class Frame:
 
     @property
     def result_shape(self) -> tuple[int, ...]:
-        """The shape of the kernel."""
         sizes = dict(zip(self.ax.second, self.shape2, strict=True))
         sizes |= dict(zip(self.ax.first, self.shape1, strict=True))
         return tuple(sizes[label] for label in self.ax.result)
@@ -79,11 +75,9 @@ class Frame:
         return [sizes[label] for label in self.labels]
 
     def shape(self, side: int) -> tuple[int, ...]:
-        """The output's shape for all examples."""
         return (self.shape1, self.shape2)[side]
 
     def size(self, side: int) -> int:
-        """The number of outputs of one example."""
         return math.prod(self.counts(side))
 
     def counts(self, side: int) -> tuple[int, int, int]:

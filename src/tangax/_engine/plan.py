@@ -47,12 +47,10 @@ class OutputPlan:
 
     @property
     def blocks(self) -> tuple[Block, Block, Block, Block]:
-        """All four."""
         return self.d, self.r, self.o, self.q
 
     @property
     def whole(self) -> bool:
-        """Whether everything is one block."""
         return all(block.whole for block in self.blocks)
 
     @property
@@ -66,13 +64,11 @@ class OutputPlan:
 
     @property
     def pairs(self) -> int:
-        """How many blocks of the kernel are computed."""
         free = sum(not self.below(o, q) for o in self.o.starts for q in self.q.starts)
         return self.d.runs * self.r.runs * free
 
     @property
     def passes(self) -> tuple[int, int]:
-        """Backward passes of both sides."""
         shared = self.d.size * self.r.size
         first = shared * self.o.size * self.d.runs * self.r.runs * self.o.runs
         return first, 0 if self.once else shared * self.q.size * self.pairs
@@ -96,7 +92,6 @@ class OutputPlan:
 
 
 def frames(metas: Pair[Meta], trace: Axes, diagonal: Axes) -> list[Frame]:
-    """The frame of each output's kernel."""
     first, second = metas.sides
     outputs = zip(first.names, first.shapes, second.shapes, first.out_axes, strict=True)
     return [
@@ -106,7 +101,6 @@ def frames(metas: Pair[Meta], trace: Axes, diagonal: Axes) -> list[Frame]:
 
 
 def result_dtype(sources: Pair[Source], output: int) -> Any:
-    """The dtype of the kernel of an output."""
     return jnp.promote_types(*(source.meta.dtypes[output] for source in sources.sides))
 
 
@@ -165,11 +159,11 @@ def _plan_output(
         """As few blocks of at most so many outputs as fit."""
         while True:
             plan = _output_blocks(d, r, o, q, most, same=same)
-            held, least = plan.bytes_of(loads), max(block.size for block in plan.blocks) <= 1
-            if held > room * 3 // 4 and not least:
+            needed, least = plan.bytes_of(loads), max(block.size for block in plan.blocks) <= 1
+            if needed > room * 3 // 4 and not least:
                 most = plan.outputs(1, 1) * 15 // 16
                 continue
-            entries = max(room - held, room // 4) // itemsize
+            entries = max(room - needed, room // 4) // itemsize
             costs = tuple(
                 plan_pair(resized_pair(pair, plan), frame, entries, factored=factored)
                 for pair in pairs
@@ -178,12 +172,12 @@ def _plan_output(
             total = sum(cost.peak_entries for cost in costs)
             if largest <= entries or least:
                 in_turn = total > entries or not plan.whole
-                held += fixed + itemsize * (largest if in_turn else total)
-                return replace(plan, costs=costs, in_turn=in_turn, peak_bytes=held)
+                needed += fixed + itemsize * (largest if in_turn else total)
+                return replace(plan, costs=costs, in_turn=in_turn, peak_bytes=needed)
             most = plan.outputs(1, 1) // 2
 
     every = d * r * sides
-    plans = [fitting(min(every, room // max(1, *(load.kept for load in loads.sides))))]
+    plans = [fitting(min(every, room // max(1, *(load.stays for load in loads.sides))))]
     if tuning().small_blocks and loads.first.steps:  # unless they are factors that are there
         most, chunk = plans[0].outputs(1, 1), min(load.chunk for load in loads.sides)
         smaller = {max(sides, some) for some in (most // 4, most // 16, chunk * (2 - same))}

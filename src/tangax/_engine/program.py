@@ -118,110 +118,112 @@ def _walk(
 
     `keep`: views that are returned stay views (a call that is inlined), else each is a site.
     """
-    views = {v: held for v, held in zip(jaxpr.invars, args, strict=True) if held}
+    views = {v: views_of for v, views_of in zip(jaxpr.invars, args, strict=True) if views_of}
     tainted = {v for v, d in zip(jaxpr.invars, dependent, strict=True) if d} | set(views)
     actions: list[Site | Step | Call | Loop | None] = []
     for eqn in jaxpr.equations:
-        found = {
+        entering = {
             (a, r): view
             for a, v in enumerate(eqn.invars)
             if not _jaxpr.is_literal(v)
             for r, view in enumerate(views.get(v, ()))
         }
-        action = _action(eqn, found, tainted) if found else None
+        action = _action(eqn, entering, tainted) if entering else None
         actions.append(action)
-        held: Sequence[tuple[View, ...]] = ()
+        views_of: Sequence[tuple[View, ...]] = ()
         if isinstance(action, Step):
-            held = [tuple(view for _, view in result) for result in action.views]
+            views_of = [tuple(view for _, view in result) for result in action.views]
         if isinstance(action, Call):
-            held = action.body.outviews
-        views |= {v: held for v, held in zip(eqn.outvars, held, strict=False) if held}
+            views_of = action.body.outviews
+        views |= {
+            v: views_of for v, views_of in zip(eqn.outvars, views_of, strict=False) if views_of
+        }
         reached = any(not _jaxpr.is_literal(v) and v in tainted for v in eqn.invars)
         if reached and not _jaxpr.stops_gradient(eqn):
             tainted |= set(_jaxpr.affected(eqn))
     outviews = [() if _jaxpr.is_literal(v) else views.get(v, ()) for v in jaxpr.outvars]
     returned = [
-        (a, _identity(held, jaxpr.outvars[a]))
-        for a, held in enumerate(outviews)
-        if held and not keep
+        (a, _identity(views_of, jaxpr.outvars[a]))
+        for a, views_of in enumerate(outviews)
+        if views_of and not keep
     ]
     return Program(jaxpr, tuple(actions), tuple(returned), tuple(outviews if keep else ()))
 
 
 def _action(
-    eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]
+    eqn: _jaxpr.Equation, entering: dict[Slot, View], tainted: set[Any]
 ) -> Site | Step | Call | Loop | None:
     if _jaxpr.stops_gradient(eqn) or not any(map(_jaxpr.is_differentiable, _jaxpr.affected(eqn))):
         return None
-    step = _step(eqn, found, tainted)
+    step = _step(eqn, entering, tainted)
     if step is not None:
         return step
     body = _jaxpr.called(eqn)
     if body is not None:
-        args = [_held(found, a) for a in range(len(eqn.invars))]
+        args = [_views_of(entering, a) for a in range(len(eqn.invars))]
         dependent = [not _jaxpr.is_literal(v) and v in tainted for v in eqn.invars]
         return Call(_walk(body, args, dependent, keep=True))
     scan = _jaxpr.scan(eqn)
     if scan is not None:
-        return _loop(eqn, scan, found)
-    return _site(eqn, found)
+        return _loop(eqn, scan, entering)
+    return _site(eqn, entering)
 
 
-def _site(eqn: _jaxpr.Equation, found: dict[Slot, View]) -> Site:
+def _site(eqn: _jaxpr.Equation, entering: dict[Slot, View]) -> Site:
     """An equation that consumes views: known by its results, or else by its operands."""
-    kinds = {a: kind_of(eqn, a) for a, _ in found}
+    kinds = {a: kind_of(eqn, a) for a, _ in entering}
     uses = tuple(
         Use(slot, view, part_of(kind, view.place))
-        for slot, view in found.items()
+        for slot, view in entering.items()
         if (kind := kinds[slot[0]]) is not None
     )
     results = tuple(
         _jaxpr.shape_dtype(v) if uses and _jaxpr.is_differentiable(v) else None for v in eqn.outvars
     )
     entered = tuple(
-        (a, _identity(_held(found, a), eqn.invars[a], eqn, GENERIC))
+        (a, _identity(_views_of(entering, a), eqn.invars[a], eqn, GENERIC))
         for a, kind in kinds.items()
         if kind is None
     )
     return Site(uses, results, eqn, entered)
 
 
-def _held(found: dict[Slot, View], operand: int) -> tuple[View, ...]:
-    return tuple(view for (a, _), view in found.items() if a == operand)
+def _views_of(entering: dict[Slot, View], operand: int) -> tuple[View, ...]:
+    return tuple(view for (a, _), view in entering.items() if a == operand)
 
 
-def _step(eqn: _jaxpr.Equation, found: dict[Slot, View], tainted: set[Any]) -> Step | None:
+def _step(eqn: _jaxpr.Equation, entering: dict[Slot, View], tainted: set[Any]) -> Step | None:
     """A step: layout, broadcast, join, or multiplication by a scalar that no parameter reaches."""
     join = _jaxpr.join(eqn)
     if join is not None:
-        held = [(slot, _joined(eqn, join, slot, view)) for slot, view in found.items()]
-        return Step(eqn, (tuple((slot, view) for slot, view in held if view is not None),))
+        views = [(slot, _joined(eqn, join, slot, view)) for slot, view in entering.items()]
+        return Step(eqn, (tuple((slot, view) for slot, view in views if view is not None),))
     if _jaxpr.is_identity(eqn):
-        return Step(eqn, tuple(_same(eqn, found, r) for r in range(len(eqn.outvars))))
-    if len({operand for operand, _ in found}) != 1:
+        return Step(eqn, tuple(_same(eqn, entering, r) for r in range(len(eqn.outvars))))
+    if len({operand for operand, _ in entering}) != 1:
         return None
-    ((operand, _), *_) = found
+    ((operand, _), *_) = entering
     if _jaxpr.scales(eqn, operand):
         other = eqn.invars[1 - operand]
         if other.aval.shape == () and (_jaxpr.is_literal(other) or other not in tainted):
-            return Step(eqn, (tuple(found.items()),), 1 - operand)
+            return Step(eqn, (tuple(entering.items()),), 1 - operand)
     if not (_jaxpr.is_layout(eqn) or _jaxpr.is_broadcast(eqn)):
         return None
     results = []
     for r in range(len(eqn.outvars)):
-        moved = [(slot, _moved(eqn, r, view)) for slot, view in found.items()]
-        if any(held is None for _, held in moved):
+        moved = [(slot, _moved(eqn, r, view)) for slot, view in entering.items()]
+        if any(views is None for _, views in moved):
             return None
-        results.append(tuple((slot, view) for slot, held in moved for view in held or ()))
+        results.append(tuple((slot, view) for slot, views in moved for view in views or ()))
     return Step(eqn, tuple(results))
 
 
 def _same(
-    eqn: _jaxpr.Equation, found: dict[Slot, View], operand: int
+    eqn: _jaxpr.Equation, entering: dict[Slot, View], operand: int
 ) -> tuple[tuple[Slot, View], ...]:
     move = _jaxpr.move(eqn, operand)
     return tuple(
-        (slot, view.then(move, view.place)) for slot, view in found.items() if slot[0] == operand
+        (slot, view.then(move, view.place)) for slot, view in entering.items() if slot[0] == operand
     )
 
 
@@ -239,32 +241,32 @@ def _moved(eqn: _jaxpr.Equation, result: int, view: View) -> tuple[View, ...] | 
         return (view.then(_jaxpr.move(eqn, result)),)
     bounds = _jaxpr.cut_out(eqn, result)
     if bounds is not None:
-        found = view.cut(bounds)
+        pieces = view.cut(bounds)
         axis = _jaxpr.dropped_axis(eqn)
-        return found if axis is None or not found else (found[0].reduced(axis),)
+        return pieces if axis is None or not pieces else (pieces[0].reduced(axis),)
     moved = _jaxpr.move_part(eqn, view.place)
     return None if moved is None else (view.then(*moved),)
 
 
-def _loop(eqn: _jaxpr.Equation, scan: _jaxpr.Scan, found: dict[Slot, View]) -> Loop:
+def _loop(eqn: _jaxpr.Equation, scan: _jaxpr.Scan, entering: dict[Slot, View]) -> Loop:
     """A scan: consts and xs that are views stay views in its body; a carry does not."""
     first_x = scan.consts + scan.carry
     args: list[tuple[View, ...]] = [()] * len(eqn.invars)
-    kept: list[tuple[Slot, View]] = []
+    known: list[tuple[Slot, View]] = []
     entered = []
-    for a in dict.fromkeys(operand for operand, _ in found):
-        held = _held(found, a)
+    for a in dict.fromkeys(operand for operand, _ in entering):
+        own = _views_of(entering, a)
         if scan.consts <= a < first_x:
-            entered.append((a, _identity(held, eqn.invars[a], eqn)))
+            entered.append((a, _identity(own, eqn.invars[a], eqn)))
             continue
         aval = _jaxpr.shape_dtype(scan.body.invars[a])
         args[a] = tuple(
-            _of_step(view, View(len(kept) + r, aval), lead=int(a >= first_x))
-            for r, view in enumerate(held)
+            _of_step(view, View(len(known) + r, aval), lead=int(a >= first_x))
+            for r, view in enumerate(own)
         )
-        kept += [((a, r), view) for r, view in enumerate(held)]
+        known += [((a, r), view) for r, view in enumerate(own)]
     body = _walk(scan.body, args, [True] * len(eqn.invars), keep=False)
-    return Loop(scan, body, tuple(kept), tuple(entered))
+    return Loop(scan, body, tuple(known), tuple(entered))
 
 
 def _of_step(outer: View, whole: View, *, lead: int) -> View:
@@ -277,13 +279,13 @@ def _of_step(outer: View, whole: View, *, lead: int) -> View:
 
 
 def _identity(
-    held: Sequence[View],
+    views: Sequence[View],
     atom: _jaxpr.Variable,
     eqn: _jaxpr.Equation | None = None,
     kind: Kind = RETURNED,
 ) -> Site:
     """A site where views leave the program, or enter an equation, as they are."""
-    uses = [Use((0, r), view, part_of(kind, view.place)) for r, view in enumerate(held)]
+    uses = [Use((0, r), view, part_of(kind, view.place)) for r, view in enumerate(views)]
     return Site(tuple(uses), (_jaxpr.shape_dtype(atom),), eqn)
 
 
@@ -297,19 +299,19 @@ def largest(program: Program, dependent: Sequence[bool]) -> int:
     parameter's entries has no cotangent.
     """
     tainted = {v for v, d in zip(program.jaxpr.invars, dependent, strict=True) if d}
-    found = 0
+    most = 0
     for eqn, action in zip(program.jaxpr.equations, program.actions, strict=True):
         reached = [not _jaxpr.is_literal(v) and v in tainted for v in eqn.invars]
         if not any(reached) or _jaxpr.stops_gradient(eqn):
             continue
         tainted |= set(_jaxpr.affected(eqn))
         if isinstance(action, Call):
-            found = max(found, largest(action.body, reached))
+            most = max(most, largest(action.body, reached))
         elif isinstance(action, Loop):
-            found = max(found, largest(action.body, [True] * len(action.scan.body.invars)))
+            most = max(most, largest(action.body, [True] * len(action.scan.body.invars)))
         elif not isinstance(action, Step):
-            found = max(found, _jaxpr.largest(eqn))
-    return found
+            most = max(most, _jaxpr.largest(eqn))
+    return most
 
 
 # For a person to read

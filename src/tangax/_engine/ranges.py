@@ -25,19 +25,16 @@ class Block:
 
     @property
     def starts(self) -> np.ndarray:
-        """Where each begins."""
         if self.whole:
             return np.zeros(1, int)
         return np.minimum(np.arange(0, self.count, self.size), self.count - self.size)
 
     @property
     def whole(self) -> bool:
-        """Whether there is one."""
         return self.size >= self.count
 
     @property
     def runs(self) -> int:
-        """How many there are."""
         return 1 if self.whole else -(-self.count // self.size)
 
     def fresh(self, start: Any) -> jax.Array | None:
@@ -72,15 +69,14 @@ def loop(body: Callable[..., Any], carry: Any, *starts: np.ndarray) -> Any:
 
 
 def combinations(*starts: np.ndarray) -> list[np.ndarray]:
-    """Every combination."""
     return [a.ravel() for a in np.meshgrid(*starts, indexing="ij")]
 
 
-def masked(array: jax.Array, kept: Sequence[jax.Array | None]) -> jax.Array:
-    """Zeros where an index along one of the leading axes is not kept."""
+def masked(array: jax.Array, taken: Sequence[jax.Array | None]) -> jax.Array:
+    """Zeros where an index along one of the leading axes is not taken."""
     masks = [
         jnp.expand_dims(k, [b for b in range(array.ndim) if b != a])
-        for a, k in enumerate(kept)
+        for a, k in enumerate(taken)
         if k is not None
     ]
     if not masks:

@@ -68,14 +68,12 @@ class View:
         return self.at(tuple((s + a, s + b) for (s, _), (a, b) in pairs), shape)
 
     def expanded(self, axis: int) -> View:
-        """The view with one more axis, of length one."""
         place = self.place
         if place is not None:
             place = (*place[:axis], (0, 1), *place[axis:])
         return self.then(_jaxpr.expansion(axis), place)
 
     def reduced(self, axis: int) -> View:
-        """The view with an axis of length one less."""
         place = self.place
         if place is not None:
             place = (*place[:axis], *place[axis + 1 :])

@@ -33,17 +33,14 @@ class Jaxpr:
 
     @property
     def equations(self) -> Sequence[Equation]:
-        """The equations in order."""
         return self.jaxpr.eqns
 
     @property
     def invars(self) -> Sequence[Variable]:
-        """The variables of the arguments."""
         return self.jaxpr.invars
 
     @property
     def outvars(self) -> Sequence[Variable]:
-        """The variables or literals of the results."""
         return self.jaxpr.outvars
 
     def environment(
@@ -94,17 +91,14 @@ def is_literal(atom: Any) -> bool:
 
 
 def is_primitive(value: Any) -> bool:
-    """Whether a value is a primitive."""
     return isinstance(value, jex.Primitive)
 
 
 def read(env: dict[Variable, Any], atom: Any) -> Any:
-    """The value of a variable or literal."""
     return atom.val if is_literal(atom) else env[atom]
 
 
 def shape_dtype(atom: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of a variable or literal."""
     return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
 
 
@@ -129,7 +123,6 @@ def has_references(jaxpr: Jaxpr) -> bool:
 
 
 def name(eqn: Equation) -> str:
-    """The name of an equation's primitive."""
     return eqn.primitive.name
 
 
@@ -140,8 +133,8 @@ def title(eqn: Equation) -> str:
 
 def bind(eqn: Equation, values: Sequence[Any]) -> list[Any]:
     """Evaluate one equation; custom derivative rules and rematerialisation stay in force."""
-    found = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = found if isinstance(found, tuple) else ([], found)
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = bound if isinstance(bound, tuple) else ([], bound)
     out = eqn.primitive.bind(*functions, *values, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
@@ -180,7 +173,6 @@ def holds(jaxpr: Jaxpr, test: Callable[[Equation], bool]) -> bool:
 
 
 def is_jaxpr(value: Any) -> bool:
-    """Whether a value is a closed or an open jaxpr."""
     return hasattr(getattr(value, "jaxpr", value), "eqns")
 
 

@@ -77,17 +77,17 @@ def digest(jaxpr: Jaxpr, *, forward: bool = False, inside: tuple[Any, ...] = ())
         return combined("atom", known, str(a.aval))
 
     def parameters(eqn: Equation) -> list[Any]:
-        found = []
+        told_of = []
         for key in sorted(set(eqn.params) - _SHOWN.get(name(eqn), set())):
             try:
-                found += [key, value(eqn.params[key])]
+                told_of += [key, value(eqn.params[key])]
             except Unseen as unseen:
                 body = implementation(eqn, inside)
                 if body is not None:
                     return ["as", nested(body, inside=(*inside, eqn.primitive))]
                 if affected(eqn):  # else it cannot change any result
-                    found += [key, _compiled(eqn, f"{unseen} (its {key})")]
-        return found
+                    told_of += [key, _compiled(eqn, f"{unseen} (its {key})")]
+        return told_of
 
     def equation(eqn: Equation) -> bytes:
         hidden = (_HIDDEN_FORWARD if forward else _HIDDEN).get(name(eqn))

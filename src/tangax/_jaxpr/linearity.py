@@ -64,8 +64,8 @@ _LINEAR_WITH_BODIES = frozenset(["custom_linear_solve", "select_and_scatter_add"
 
 def is_linear_if_transposed(jaxpr: Jaxpr) -> bool:
     """Whether a jaxpr that can be transposed is linear; "no" may be said of one that is."""
-    found = _kinds(jaxpr, [_Kind.LINEAR] * len(jaxpr.invars))
-    return all(kind in (_Kind.ZERO, _Kind.LINEAR) for kind in found)
+    kinds = _kinds(jaxpr, [_Kind.LINEAR] * len(jaxpr.invars))
+    return all(kind in (_Kind.ZERO, _Kind.LINEAR) for kind in kinds)
 
 
 def _kinds(jaxpr: Jaxpr, args: Sequence[_Kind]) -> list[_Kind]:
@@ -75,8 +75,8 @@ def _kinds(jaxpr: Jaxpr, args: Sequence[_Kind]) -> list[_Kind]:
         return _of_value(atom.val) if is_literal(atom) else env[atom]
 
     for eqn in jaxpr.equations:
-        found = _through(eqn, [read(v) for v in eqn.invars])
-        env |= dict(zip(eqn.outvars, found, strict=True))
+        results = _through(eqn, [read(v) for v in eqn.invars])
+        env |= dict(zip(eqn.outvars, results, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
 

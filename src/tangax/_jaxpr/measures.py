@@ -77,18 +77,18 @@ def epsilon(jaxpr: Jaxpr, parameters: int | None = None) -> float:
         reached |= set(affected(eqn))
         dtypes += [v.aval.dtype for v in eqn.outvars]
         nested += [epsilon(unwrap(b)) for b in subjaxprs(eqn)]
-    found = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
-    return max([*found, *nested], default=0.0)
+    own = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    return max([*own, *nested], default=0.0)
 
 
 def widest(jaxpr: Jaxpr) -> int:
     """Bytes of the operands and results of the equation that has most, nested ones included."""
-    found = [
+    own = [
         sum(_nbytes(v) for v in (*e.invars, *e.outvars) if hasattr(v.aval, "shape"))
         for e in jaxpr.equations
     ]
     nested = [widest(unwrap(b)) for eqn in jaxpr.equations for b in subjaxprs(eqn)]
-    return max([*found, *nested], default=0)
+    return max([*own, *nested], default=0)
 
 
 def _nbytes(atom: Any) -> int:

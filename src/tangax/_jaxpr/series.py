@@ -52,7 +52,6 @@ def is_linear(eqn: Equation, moving: Sequence[bool]) -> bool:
 
 
 def is_product(eqn: Equation) -> bool:
-    """Whether it is bilinear."""
     return name(eqn) == "mul" or is_contraction(eqn)
 
 

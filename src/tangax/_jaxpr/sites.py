@@ -110,7 +110,6 @@ def scales(eqn: Equation, operand: int) -> bool:
 
 
 def divides(eqn: Equation) -> bool:
-    """Whether it is a quotient."""
     return name(eqn) == "div"
 
 

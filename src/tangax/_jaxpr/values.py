@@ -98,10 +98,10 @@ def _reduced(value: Any) -> list[Any]:
     if type(value) is object:  # told by its address alone
         raise Unseen.of(value)
     try:
-        found = value.__reduce_ex__(4)
-        if isinstance(found, str):
-            raise TypeError(found)
-        return [type(value), *(p if i < 3 or p is None else list(p) for i, p in enumerate(found))]
+        parts = value.__reduce_ex__(4)
+        if isinstance(parts, str):
+            raise TypeError(parts)
+        return [type(value), *(p if i < 3 or p is None else list(p) for i, p in enumerate(parts))]
     except Exception:
         raise Unseen.of(value) from None
 
@@ -122,10 +122,10 @@ def reference(value: Any) -> str | None:
         return None
     if f"{module}.{called}" in _RAISE:
         return f"{module}.{called}"
-    found = functools.reduce(
+    value_there = functools.reduce(
         lambda v, a: getattr(v, a, None), called.split("."), sys.modules[module]
     )
-    return f"{module}.{called}" if found is value else None
+    return f"{module}.{called}" if value_there is value else None
 
 
 @functools.cache
@@ -157,9 +157,9 @@ def _is_installed(module: str) -> bool:
 @functools.cache
 def _installed() -> tuple[str, ...]:
     kept = ("stdlib", "platstdlib", "purelib", "platlib")
-    found = [sysconfig.get_path(kind) for kind in kept]
-    found += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple(os.path.realpath(folder) + os.sep for folder in found)
+    folders = [sysconfig.get_path(kind) for kind in kept]
+    folders += [*site.getsitepackages(), site.getusersitepackages()]
+    return tuple(os.path.realpath(folder) + os.sep for folder in folders)
 
 
 def combined(*parts: Any) -> bytes:

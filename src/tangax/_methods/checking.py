@@ -108,22 +108,22 @@ def _differences(given: Arguments, side: Side, mixed: str) -> dict[str, float]:
 
     worst: Any = np.nan
     with checking():
-        for leaves, found in nearby(own, lambda leaves: at(leaves, _vectors(side, 0, scales))):
-            mixes = [k for k in range(len(given.names)) if side.n and not found.alike(k, eps)]
-            apart = found.over(eps)
+        for leaves, compared in nearby(own, lambda leaves: at(leaves, _vectors(side, 0, scales))):
+            mixes = [k for k in range(len(given.names)) if side.n and not compared.alike(k, eps)]
+            apart = compared.over(eps)
             if mixes or (apart > 1).any():
                 values = [*leaves, *_vectors(side, 0, scales)]
                 noise = rounded(values, both, eps)
                 for k in mixes:
-                    if not found.alike(k, eps, noise):
+                    if not compared.alike(k, eps, noise):
                         raise ValueError(mixed.format(given.names[k]))
-                apart = found.over(eps, noise)
+                apart = compared.over(eps, noise)
                 v = _vectors(side, 1, scales)
                 for _, other in elsewhere(leaves, partial(at, v=v), 1e-3, seed=1):
                     apart = np.fmin(apart, other.over(eps))
             worst = np.fmax(worst, apart)
             # So that none hides behind another that is larger.
-            scales[:] = [1 / size_of(y) for y in found.together]
+            scales[:] = [1 / size_of(y) for y in compared.together]
     return dict(zip(params.paths, np.atleast_1d(worst).tolist(), strict=False))
 
 
@@ -230,8 +230,8 @@ def _by_vjp(side: Side, leaves: list[jax.Array], v: list[jax.Array]) -> list[jax
     """`v^T J` of `f` itself, of each example apart."""
 
     def one(data: list[jax.Array], *v: jax.Array) -> list[jax.Array]:
-        (found,) = jax.vjp(lambda w: side.example(w, data), leaves)[1](list(v))
-        return [jnp.ravel(g) for g in found]
+        (pulled,) = jax.vjp(lambda w: side.example(w, data), leaves)[1](list(v))
+        return [jnp.ravel(g) for g in pulled]
 
     if side.n is None:
         return one(side.data, *(a[0] for a in v))
@@ -266,17 +266,15 @@ def _distance(parts: list[jax.Array], expected: jax.Array) -> tuple[float, float
 
 def _entrances(given: Arguments, leaf: str) -> str:
     """Where a leaf enters, as `dot_general at model.py:12`."""
-    found: list[Found] = []
+    uses: list[Found] = []
 
     def trace(leaves: list[jax.Array]) -> None:
-        found.extend(describe(trace_side(given.sides.first, leaves)))
+        uses.extend(describe(trace_side(given.sides.first, leaves)))
 
     jax.eval_shape(trace, given.params.leaves)
     index = given.params.paths.index(leaf)
     places = dict.fromkeys(
-        f"{f.primitive} at {f.source}" if f.source else f.primitive
-        for f in found
-        if f.leaf == index
+        f"{f.primitive} at {f.source}" if f.source else f.primitive for f in uses if f.leaf == index
     )
     return ", ".join(places) or "nothing"
 

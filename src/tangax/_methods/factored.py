@@ -31,8 +31,6 @@ class FactorMethod:
     remembered: Remembered
 
     def sources(self, given: Arguments) -> Pair[Source]:
-        """The factors of both sides, on demand."""
-
         def source(side: Any) -> Source:
             source = linearise(given, side, self.remembered.distrusted)
             paths = given.params.paths
@@ -44,12 +42,10 @@ class FactorMethod:
             return given.sides.map(source)
 
     def factors(self, given: Arguments) -> Factors:
-        """Those of all outputs of the first side."""
         with full_precision(self.precision):
             return self.sources(given).first.whole()
 
     def plans(self, sources: Pair[Source]) -> tuple[list[Frame], list[OutputPlan]]:
-        """The frame and the plan of every output."""
         metas = sources.map(lambda source: source.meta)
         every = frames(metas, self.trace_axes, self.diagonal_axes)
         memory = budget(self.memory)

@@ -262,7 +262,6 @@ class NtkFn:
 
     @property
     def method(self) -> FactorMethod:
-        """How it goes by factors."""
         factored = self.implementation == NtkImplementation.STRUCTURED_DERIVATIVES
         return FactorMethod(
             self.trace_axes,

@@ -30,12 +30,10 @@ class KernelAxes:
 
     @property
     def first(self) -> list[int]:
-        """Labels of the axes of `f(x1)`."""
         return list(range(self.ndim))
 
     @property
     def second(self) -> list[int]:
-        """Labels of the axes of `f(x2)`."""
         shared = self.trace + self.diagonal
         return [a if a in shared else self.ndim + a for a in range(self.ndim)]
 
@@ -145,8 +143,8 @@ def _mismatch(axes: Any, tree: Any, where: str) -> str:
     if wanted.keys() != given.keys() or type(axes) is not type(tree):
         different = [k for k in (*wanted, *given) if (k in wanted) != (k in given)]
         return where + (different[0] if different and wanted else "")
-    found = (_mismatch(given[k], wanted[k], where + k) for k in wanted)
-    return next((place for place in found if place), "")
+    places = (_mismatch(given[k], wanted[k], where + k) for k in wanted)
+    return next((place for place in places if place), "")
 
 
 def _children(tree: Any) -> dict[str, Any]:

@@ -66,7 +66,6 @@ class Compiled:
             return result
 
     def split(self, args: tuple[Any, ...]) -> Split:
-        """What is static of arguments, and their arrays."""
         split = Split(*split_numbers(args))
         return Split(*split_arrays(args)) if split.key in self._by_value else split
 

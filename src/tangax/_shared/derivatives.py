@@ -192,8 +192,8 @@ def _by_rows(pullback: Callable[[list[Any]], Any], seeds: list[Any], tangent: An
             ]
             return sum(terms, start=jnp.zeros(index.shape, dtype))
 
-        found = jax.lax.map(along, blocks).reshape(-1)[: y.size]
-        slopes.append(found.astype(y.dtype).reshape(y.shape))
+        slope = jax.lax.map(along, blocks).reshape(-1)[: y.size]
+        slopes.append(slope.astype(y.dtype).reshape(y.shape))
     return slopes
 
 

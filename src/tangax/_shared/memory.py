@@ -36,9 +36,9 @@ def budget(memory: float | str | None) -> int:
 REFUSED, ANYWAY = 12, 2**28
 
 
-def is_refused(held: int, memory: int) -> bool:
-    """Whether what is held is too far above a budget to be tried."""
-    return held > max(REFUSED * memory, ANYWAY)
+def is_refused(needed: int, memory: int) -> bool:
+    """Whether what is needed is too far above a budget to be tried."""
+    return needed > max(REFUSED * memory, ANYWAY)
 
 
 def nbytes(tree: Any) -> int:

@@ -25,22 +25,18 @@ class Pair(Generic[T]):
 
     @property
     def same(self) -> bool:
-        """Whether one serves both sides."""
         return self.second is None
 
     @property
     def other(self) -> T:
-        """What the second side has."""
         return self.first if self.second is None else self.second
 
     @property
     def sides(self) -> tuple[T, T]:
-        """What each side has."""
         return self.first, self.other
 
     @property
     def distinct(self) -> tuple[T, ...]:
-        """What there is, each once."""
         return (self.first,) if self.second is None else (self.first, self.second)
 
     def map(self, function: Callable[..., Any], *others: Pair[Any]) -> Pair[Any]:

@@ -29,7 +29,6 @@ def default_promotion() -> Iterator[None]:
 
 @contextlib.contextmanager
 def users_promotion() -> Iterator[None]:
-    """The context of `f` itself."""
     theirs = _theirs.get()
     if theirs is None:
         yield

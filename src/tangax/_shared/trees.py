@@ -85,7 +85,6 @@ def describe(leaf: Any) -> str:
 
 
 def named_leaves(root: str, tree: Any) -> list[tuple[str, Any]]:
-    """Every leaf of `tree` with its name."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(leaf_name(root, path), leaf) for path, leaf in flat]
 
@@ -168,7 +167,6 @@ class Static:
 
     @staticmethod
     def of(value: Any) -> Static:
-        """The key of a value."""
         return Static(type(value), repr(value) if isinstance(value, float) else "", value)
 
 

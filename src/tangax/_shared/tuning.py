@@ -69,7 +69,6 @@ ACCELERATOR = Tuning(
 
 
 def tuning() -> Tuning:
-    """The numbers of the default platform."""
     return CPU if jax.default_backend() == "cpu" else ACCELERATOR
 
 

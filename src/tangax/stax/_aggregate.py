@@ -69,7 +69,6 @@ def Aggregate(
     sparse = implementation.upper() == "SPARSE"
 
     def vertices(shape: Sequence[int]) -> tuple[int, ...]:
-        """The axes of vertices."""
         places = spatial(name, shape, batch_axis, channel_axis)
         if aggregate_axis is None:
             return places

@@ -19,11 +19,9 @@ def checked_axes(name: str, axes: int | Sequence[int], shape: Sequence[int]) -> 
 
 
 def checked_axis(name: str, axis: int, shape: Sequence[int]) -> int:
-    """One of them."""
     return checked_axes(name, axis, shape)[0]
 
 
 def spatial(name: str, shape: Sequence[int], batch_axis: int, channel_axis: int) -> tuple[int, ...]:
-    """The axes of positions."""
     others = checked_axes(name, (batch_axis, channel_axis), shape)
     return tuple(a for a in range(len(shape)) if a not in others)

@@ -59,7 +59,6 @@ def blocked(
     itself = x2 is None
 
     def tile(one: Half, two: Half, rows: jax.Array, columns: jax.Array) -> Any:
-        """The kernels of two blocks."""
         equal = None if same is False else same & (rows[:, None] == columns[None])
         cs = jax.tree.map(
             lambda each, a, b, place: of_inputs(a, b, equal, each.pairs, place),
@@ -115,7 +114,6 @@ def _examples_first(after: Any, name: str) -> Any:
 
 
 def sizes(need: Any, first: Half, second: Half) -> tuple[int, int]:
-    """How many examples of each side make a block."""
     each = jax.tree.map(
         lambda need, x: math.prod(x.shape[1:-1]) ** (1 + need.pairs) * x.dtype.itemsize,
         *(need, first.x),

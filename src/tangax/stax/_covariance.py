@@ -84,7 +84,6 @@ class Covariance:
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """The sizes of the axes of positions."""
         return tuple(self.nngp.shape[a[0]] for a in self.position_axes)
 
     @property

@@ -143,12 +143,10 @@ def layer(
 
 
 def seen(need: Need, c: Covariance) -> Covariance:
-    """What is needed of a covariance."""
     return c if need.pairs else c.without_pairs()
 
 
 def check_one(name: str, c: Any) -> None:
-    """One input, not several branches."""
     if not isinstance(c, Covariance):
         raise ValueError(f"{name} takes one input, got {len(c)}: a fan-in joins branches.")
 
@@ -158,10 +156,10 @@ def _check_axes(name: str, axes: tuple[int, int | None] | None, c: Covariance) -
     if axes is None:
         return
     count = len(c.positions) + 2
-    for what, asked, found in zip(("batch", "channels"), axes, c.axes, strict=True):
-        if asked is not None and asked % count != found:
+    for what, asked, actual in zip(("batch", "channels"), axes, c.axes, strict=True):
+        if asked is not None and asked % count != actual:
             raise ValueError(
-                f"{name} takes the {what} at axis {asked}, but its input has them at axis {found} "
+                f"{name} takes the {what} at axis {asked}, but its input has them at axis {actual} "
                 f"of {count}."
             )
 

@@ -41,11 +41,9 @@ class Function:
 
     @cached_property
     def derivative(self) -> Function:
-        """In `x`."""
         return Function(jax.grad(self.at) if self.slope is None else self.slope)
 
     def along(self, direction: Any) -> Function:
-        """The derivative in `consts`."""
         return Function(
             lambda x, consts: jax.jvp(lambda k: self.at(x, k), (consts,), (direction,))[1]
         )
@@ -75,7 +73,6 @@ class Term:
 
     @property
     def moment(self) -> tuple[float, Function, Function]:
-        """A factor, and the functions whose moment it is."""
         if self.by == "p":
             return 0.5, self.f.derivative.derivative, self.g
         if self.by == "q":

@@ -23,7 +23,6 @@ class Windows:
 
     @property
     def size(self) -> int:
-        """Positions in a window."""
         return math.prod(self.sizes)
 
     def check(self, positions: Sequence[int]) -> None:
@@ -48,7 +47,6 @@ class Windows:
         return list(jax.lax.padtype_to_pads(positions, self.sizes, self.strides, padding))
 
     def outputs(self, positions: Sequence[int]) -> tuple[int, ...]:
-        """The number of windows along each axis."""
         pads = self.pads(positions)
         each = zip(positions, pads, self.sizes, self.strides, strict=True)
         return tuple((p + sum(pad) - w) // stride + 1 for p, pad, w, stride in each)
@@ -90,7 +88,6 @@ class Windows:
 def windows(
     name: str, sizes: Sequence[int], strides: Sequence[int] | None, padding: str
 ) -> Windows:
-    """Windows from a layer's arguments."""
     if not isinstance(sizes, Sequence) or not isinstance(strides, Sequence | None):
         raise TypeError(
             f"{name}: windows and strides are sequences like (3, 3), got {sizes!r} and {strides!r}."

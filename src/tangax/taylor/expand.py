@@ -183,8 +183,8 @@ def _nested(
     moving = [r for r, y in enumerate(outputs) if dtype_is(y, jnp.inexact)]
 
     def slope(w: Any) -> list[jax.Array]:
-        found = pushforward(f, w, direction)[1]
-        return [found[r] for r in moving]
+        slopes = pushforward(f, w, direction)[1]
+        return [slopes[r] for r in moving]
 
     for _ in range(1, degree):
         _, slopes = pushforward(slope, leaves, direction)

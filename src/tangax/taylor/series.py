@@ -178,16 +178,16 @@ def by_recursion(
     floats = [r for r, v in enumerate(outvars) if _jaxpr.is_differentiable(v)]
 
     def derivative(primals: Any, tangents: Any) -> list[Any]:
-        _, found = pushforward(lambda primals: function(*primals), primals, tangents)
-        return [found[r] for r in floats]
+        _, higher = pushforward(lambda primals: function(*primals), primals, tangents)
+        return [higher[r] for r in floats]
 
     primals = [operands[a][0] for a in moving]
     velocities = [filled(operands[a], 1) for a in moving]
     args = [operands[a][:-1] for a in moving]
     args += [[v, *operands[a][2:]] for a, v in zip(moving, velocities, strict=True)]
-    found = _push(_jaxpr.trace(derivative, primals, velocities), args, degree - 1)
+    higher = _push(_jaxpr.trace(derivative, primals, velocities), args, degree - 1)
     series = [_still(y, degree) for y in results]
-    for r, terms in zip(floats, found, strict=True):
+    for r, terms in zip(floats, higher, strict=True):
         series[r][1:] = terms
     return series
 

@@ -32,7 +32,6 @@ class Call:
     params: Any
 
     def without_values(self) -> Call:
-        """The same of shapes alone."""
         return replace(self, sides=self.sides.map(Examples.without_values), params=None)
 
     @property
@@ -42,12 +41,10 @@ class Call:
 
     @property
     def axes(self) -> tuple[Any, Any]:
-        """Traced and diagonal axes."""
         fn = self.fn.ntk_fn if "ntk" in self.names else self.fn.nngp_fn
         return fn.trace_axes, fn.diagonal_axes
 
     def read(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Arguments:
-        """A block of one side, as the methods take it."""
         fn = self.fn.ntk_fn
         differentiate = "ntk" in self.names
         return read_one_side(fn.f, x, params, fn.vmap_axes, kwargs, differentiate=differentiate)
@@ -76,7 +73,6 @@ class OneExample:
     dtypes: dict[str, list[Any]]
 
     def of(self, size: int) -> Half:
-        """The shapes of a half of so many examples."""
         return of_size(self.half, size)
 
 
@@ -103,7 +99,6 @@ def _of_block(meta: Meta, size: int) -> Meta:
 
 
 def metas(examples: Pair[OneExample]) -> Pair[Meta]:
-    """What is static of both sides."""
     return examples.map(lambda example: example.meta)
 
 
@@ -119,7 +114,6 @@ def _restored(half: Half, meta: Meta) -> Factors:
 
 
 def outputs_first(outputs: Sequence[jax.Array], axes: Sequence[int | None]) -> list[jax.Array]:
-    """Outputs with the examples in front."""
     return [y if a is None else jnp.moveaxis(y, a, 0) for y, a in zip(outputs, axes, strict=True)]
 
 

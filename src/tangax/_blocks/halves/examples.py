@@ -31,7 +31,6 @@ class InExamples:
 
     @staticmethod
     def of(call: Call, memory: int) -> InExamples:
-        """From the shapes of one example."""
         ntk_fn = call.fn.ntk_fn.varied(check_vmap=False)
         if ntk_fn.has_plan:
             ntk_fn = ntk_fn.varied(memory=memory)
@@ -39,15 +38,12 @@ class InExamples:
         return InExamples(call, replace(call.fn, ntk_fn=ntk_fn), examples)
 
     def of_call(self, call: Call) -> Self:
-        """Those of another call of the same shapes."""
         return replace(self, call=call)
 
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
-        """The examples."""
         return x, kwargs
 
     def tile(self, first: Half, second: Half | None, params: Any) -> list[jax.Array]:
-        """A kernel call."""
         x1, x2, kwargs = _together(first, second)
         return jax.tree.leaves(self.fn(x1, x2, self.call.names, params, **kwargs))
 

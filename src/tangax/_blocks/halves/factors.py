@@ -57,22 +57,18 @@ class InFactors:
         return InFactors(call, method, examples, tuple(forms))
 
     def of_call(self, call: Call) -> Self:
-        """Those of another call of the same shapes."""
         return replace(self, call=call)
 
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
-        """Outputs and factors."""
         with full_precision(self.method.precision):
             given = self.call.read(x, params, kwargs)
             return _half_of(self.method.sources(given).first, self.forms)
 
     def tile(self, first: Half, second: Half | None, params: Any) -> list[jax.Array]:
-        """Contracted as `method` plans it."""
         blocks = restored(first, second, self.examples)
         return jax.tree.leaves(self.method.kernels(self.call.names, blocks, told=False))
 
     def price(self, sizes: tuple[int, int]) -> Tile:
-        """From the plan of a tile."""
         plans: list[OutputPlan] = []
 
         def trace(first: Half, second: Half) -> None:
@@ -85,7 +81,6 @@ class InFactors:
 
 
 def _half_of(source: Source, forms: Sequence[str]) -> Half:
-    """What is stored of a block of examples."""
     factors = source.whole()
     return outputs_first(factors.outputs, factors.meta.out_axes), _compact(factors.by_leaf, forms)
 

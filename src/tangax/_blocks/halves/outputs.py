@@ -31,21 +31,17 @@ class InOutputs:
 
     @staticmethod
     def of(call: Call) -> InOutputs:
-        """From the shapes of one example."""
         return InOutputs(call, call.sides.map(lambda side: _one_example(call, side)))
 
     def of_call(self, call: Call) -> Self:
-        """Those of another call of the same shapes."""
         return replace(self, call=call)
 
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
-        """Outputs, and no factors."""
         with full_precision(self.call.fn.nngp_fn.precision):
             side = self.call.read(x, params, kwargs).sides.first
             return outputs_first(side.batch([], side.data), side.out_axes), []
 
     def tile(self, first: Half, second: Half | None, params: Any) -> list[jax.Array]:
-        """Products of outputs."""
         blocks = restored(first, second, self.examples)
         with full_precision(self.call.fn.nngp_fn.precision):
             every = frames(blocks.map(lambda block: block.meta), *self.call.axes)
@@ -54,7 +50,6 @@ class InOutputs:
             return jax.tree.leaves(nngp(outputs, [frame.ax for frame in every], treedef))
 
     def price(self, sizes: tuple[int, int]) -> Tile:
-        """Of the products alone."""
         total = 0
         for frame in self.call.frames(metas(self.examples), sizes):
             (d, r, o), q = frame.counts(0), frame.counts(1)[2]

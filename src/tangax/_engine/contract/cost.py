@@ -98,7 +98,6 @@ def _divisor(count: int, most: int) -> int:
 
 
 def _rows(factor: Factor) -> int:
-    """The rows of the Jacobian as a matrix."""
     return examples(factor) * outputs(factor)[2]
 
 

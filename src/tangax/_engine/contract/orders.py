@@ -49,14 +49,13 @@ class Order:
         return self.path[0] == (0, 2)
 
     def contractions(self, pair: Pair[Factor], frame: Frame) -> list[Contraction]:
-        """Its steps."""
         result = frozenset(frame.labels)
         if self.materialises:
             return [*_builds(pair, frame), ((_J(frame, 0), _J(frame, 1)), result)]
-        labels, found = _operands(pair, frame), []
+        labels, match = _operands(pair, frame), []
         if len(labels) < 4:
-            found = [((_ids(frame, 0), _ids(frame, 1)), frozenset(labels[0]))]
-        return [*found, *_steps(tuple(map(frozenset, labels)), result, self._path(labels))]
+            match = [((_ids(frame, 0), _ids(frame, 1)), frozenset(labels[0]))]
+        return [*match, *_steps(tuple(map(frozenset, labels)), result, self._path(labels))]
 
     def run(self, pair: Pair[Factor], frame: Frame, dtype: Any) -> jax.Array:
         """The kernel of one pair of factors, nothing multiplied out on both sides."""
@@ -90,7 +89,6 @@ ORDERS = (
 
 
 def allowed(pair: Pair[Factor]) -> tuple[Order, ...]:
-    """The orders that a pair has."""
     if not alike(*pair.sides):
         return (MATERIALISE,)
     hot = list(map(is_one_hot, pair.sides))
@@ -134,12 +132,12 @@ def _matches(A1: OneHot, A2: OneHot, frame: Frame) -> jax.Array:
 
 
 def _builds(pair: Pair[Factor], frame: Frame) -> list[Contraction]:
-    found = []
+    builds = []
     for side, factor in enumerate(pair.distinct):
         if isinstance(factor, Factored):
             A = _ids(frame, side) if is_one_hot(factor) else frozenset(frame.of_A(side))
-            found.append(((A, frozenset(frame.of_G(side))), _J(frame, side)))
-    return found
+            builds.append(((A, frozenset(frame.of_G(side))), _J(frame, side)))
+    return builds
 
 
 def _J(frame: Frame, side: int) -> frozenset[int]:
@@ -159,9 +157,9 @@ def _steps(
     shapes = [(2,) * len(labels) for labels in terms]
     _, info = opt_einsum.contract_path(expression, *shapes, shapes=True, optimize=list(path))
     label = {opt_einsum.get_symbol(a): a for a in frozenset().union(*terms)}
-    found = []
+    steps = []
     for contraction in info.contraction_list:
         operands, _, out = contraction[2].partition("->")
         sides = tuple(frozenset(label[s] for s in side) for side in operands.split(","))
-        found.append((sides, frozenset(label[s] for s in out)))
-    return tuple(found)
+        steps.append((sides, frozenset(label[s] for s in out)))
+    return tuple(steps)

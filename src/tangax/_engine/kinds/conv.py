@@ -31,11 +31,9 @@ class Convolution:
 
     @property
     def window(self) -> tuple[int, ...]:
-        """The kernel's extent in space."""
         return tuple(self.shape[a] for a in self.conv.rhs_spec[2:])
 
     def record(self, values: list[Any]) -> Any:
-        """The input."""
         return values[0]
 
     def factor(self, record: jax.Array, cotangents: list[jax.Array]) -> Factored:

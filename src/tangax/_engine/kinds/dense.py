@@ -37,7 +37,6 @@ class Dense:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the weight."""
         return _jaxpr.sizes(self.place)
 
     def record(self, values: list[Any]) -> Any:
@@ -98,7 +97,6 @@ def _free_axes(dims: _jaxpr.Dot, side: int, ndim: int) -> list[int]:
 
 
 def match_dense(eqn: _jaxpr.Equation, operand: int) -> Dense | None:
-    """A `dot_general`."""
     dims = _jaxpr.dot(eqn)
     if dims is None:
         return None

@@ -23,11 +23,9 @@ class Bias:
     factored = False
 
     def record(self, values: list[Any]) -> Any:
-        """Nothing."""
         del values
 
     def factor(self, record: None, cotangents: list[jax.Array]) -> Materialised:
-        """The cotangent."""
         del record
         return Materialised(self.sign * to_shape(cotangents[0], self.shape))
 
@@ -44,11 +42,9 @@ class Scale:
     factored = False
 
     def record(self, values: list[Any]) -> Any:
-        """The other operand."""
         return values[self.other]
 
     def factor(self, record: jax.Array, cotangents: list[jax.Array]) -> Materialised:
-        """The cotangent times or over the other operand."""
         (G,) = cotangents
         return Materialised(to_shape(G / record if self.divides else G * record, self.shape))
 

@@ -27,7 +27,6 @@ class Embedding:
     factored = True
 
     def record(self, values: list[Any]) -> Any:
-        """The ids."""
         ids, column = values[self.rows.operand], self.rows.column
         return ids if column is None else ids[..., column]
 

@@ -21,7 +21,6 @@ class Part:
 
     @property
     def name(self) -> str:
-        """That of the whole."""
         return self.kind.name
 
     @property
@@ -30,11 +29,9 @@ class Part:
         return self.kind.factored
 
     def record(self, values: list[Any]) -> Any:
-        """That of the whole."""
         return self.kind.record(values)
 
     def factor(self, record: Any, cotangents: list[jax.Array]) -> Factor:
-        """The Jacobian, and of that the part."""
         J = materialise(self.kind.factor(record, cotangents))
         return Materialised(cut(J, range(1, J.ndim), self.place))
 

@@ -73,14 +73,12 @@ def cotangent(factor: Factor) -> jax.Array:
 
 
 def with_cotangent(factor: Factor, array: Any) -> Factor:
-    """The factor with another `G` or `J`."""
     if isinstance(factor, Materialised):
         return replace(factor, J=array)
     return replace(factor, G=array)
 
 
 def examples(factor: Factor) -> int:
-    """The number of examples."""
     return cotangent(factor).shape[0]
 
 
