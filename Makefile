@@ -1,4 +1,5 @@
-# Everything from a bare machine: `make demo`, `make widths`, `make test`, `make test-all`, `make fuzz`, `make bench`.
+# Everything from a bare machine: `make demo`, `make widths`, `make test`, `make test-all`, `make mutants`,
+# `make fuzz`, `make bench`.
 # Each makes the environment in $(VENV) first, and makes it anew when pyproject.toml, PYTHON or JAX has changed.
 
 PYTHON ?= python3
@@ -6,7 +7,7 @@ VENV ?= .venv
 # More requirements for pip, to pin JAX: make test JAX='jax==0.10.2 jaxlib==0.10.2'
 JAX ?=
 
-.PHONY: demo widths test test-all fuzz crash bench bench-budgets bench-gpu lint format install clean again
+.PHONY: demo widths test test-all mutants fuzz crash bench bench-budgets bench-gpu lint format install clean again
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
 
@@ -43,6 +44,10 @@ test-all: lint
 # A thousand random programs, 500 in each of two processes.
 fuzz: $(DONE)
 	TANGAX_PROGRAMS=500 $(BIN)/python -m pytest -n 2 tests/engine/test_programs.py
+
+# Sixty deliberate mistakes in the source, each of which the tests must notice.
+mutants: $(DONE)
+	$(BIN)/python tests/mutants.py
 
 # Runs that are killed twenty times, and the memory that runs take.
 crash: $(DONE)
