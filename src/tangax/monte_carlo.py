@@ -11,7 +11,7 @@ import jax
 from ._methods.kernel_fns import NtkImplementation
 from ._shared.axes import Axes, VmapAxes, is_int
 from ._shared.get import canonical_get, kernel_tuple
-from ._shared.signature import names_argument, takes
+from ._shared.signature import takes
 from .batching import batch
 from .empirical import empirical_kernel_fn
 
@@ -117,7 +117,7 @@ class MonteCarloKernelFn:
         self, names: tuple[str, ...], single: bool, x1: Any, x2: Any, kwargs: dict[str, Any]
     ) -> Iterator[Any]:
         shape = jax.tree.map(lambda x: x.shape, x1)
-        random = takes(self.apply_fn, "rng") and not names_argument(self.apply_fn, "rngs")
+        random = takes(self.apply_fn, "rng") and not takes(self.apply_fn, "rngs", by_name=True)
         key, total = self.key, None
         for count in range(1, self.counts[-1] + 1):
             key, sample = jax.random.split(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -86,7 +86,7 @@ class Compute:
 
     def __init__(self, plan: BlockPlan, halves: Halves, call: Call) -> None:
         self.recipe = plan.recipe
-        self.halves = halves.of_call(call.without_values())
+        self.halves = replace(halves, call=call.without_values())
         self._half = Compiled(self._in_chunks)
         self.tile = Compiled(self.halves.tile)
 

@@ -174,12 +174,7 @@ class BlockPlan:
 
 
 def plan_blocks(
-    call: Call,
-    memory: int,
-    batch_size: int | None,
-    *,
-    on_disk: bool,
-    recipe: Recipe | None = None,
+    call: Call, memory: int, batch_size: int | None, *, on_disk: bool, recipe: Recipe | None = None
 ) -> tuple[BlockPlan, Halves]:
     """The largest blocks that fit, and the halves that they are made of.
 

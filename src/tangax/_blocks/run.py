@@ -18,7 +18,7 @@ from .._shared.compiled import Split
 from .._shared.memory import budget, free, host_free
 from .._shared.meshes import gathered, shapes_gathered
 from .._shared.settings import default_promotion
-from .._shared.trees import floats_as_arrays, split_arrays
+from .._shared.trees import numbers_as_arrays, split_arrays
 from .examples import check_values, read_sides
 from .fill import Compute, Destination, fill, tqdm_class
 from .fingerprint import fingerprint, function_digest
@@ -49,21 +49,17 @@ class Batched:
     options: Options
     # Plans and compiled functions by the shapes of calls.
     _compiled: dict[Any, tuple[BlockPlan, Compute]] = field(default_factory=dict, init=False)
-    # Whether a warning was given.
-    _warned: set[Any] = field(default_factory=set, init=False)
 
     @default_promotion()
-    def plan(
-        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
-    ) -> BlockPlan:
-        """What `run` will do; where there is a store already, in the blocks of that."""
-        arguments = shapes_gathered((x1, x2, params, kwargs))
-        return _of_floats(partial(self._planned, names), *arguments)
+    def plan(self, names: tuple[str, ...], *args: Any) -> BlockPlan:
+        """What `run` will do; where there is a store already, in the blocks of that.
 
-    def _planned(
-        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
-    ) -> BlockPlan:
-        call = self._call(names, x1, x2, params, kwargs, planned=True)
+        `args`, here and below: `x1, x2, params, kwargs`.
+        """
+        return _of_numbers(partial(self._planned, names), shapes_gathered(args))
+
+    def _planned(self, names: tuple[str, ...], *args: Any) -> BlockPlan:
+        call = self._call(names, *args, planned=True)
         recipe, store = None, self.options.store
         if store is not None and (group := opened(store)) is not None:
             examples = list(call.lengths)
@@ -71,21 +67,18 @@ class Batched:
         return self._plan(call, recipe)[0]
 
     @default_promotion()
-    def run(
-        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
-    ) -> list[Any]:
+    def run(self, names: tuple[str, ...], *args: Any) -> list[Any]:
+        """The kernels by name."""
         if self.options.progress:
             tqdm_class()
-        check_values(x1, x2, params, kwargs)
-        warn_of_pairs(self._warned, x2, kwargs)
-        x1, x2, params, kwargs = gathered((x1, x2, params, kwargs))
+        check_values(args)
+        x1, x2, params, kwargs = gathered(args)
+        warn_of_pairs(self.fn.ntk_fn.remembered.warned, x2, kwargs)
         params = jax.tree.map(lambda w: jnp.asarray(w) if isinstance(w, np.ndarray) else w, params)
-        return _of_floats(partial(self._run, names), x1, x2, params, kwargs)
+        return _of_numbers(partial(self._run, names), (x1, x2, params, kwargs))
 
-    def _run(
-        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
-    ) -> list[Any]:
-        call = self._call(names, x1, x2, params, kwargs, planned=False)
+    def _run(self, names: tuple[str, ...], *args: Any) -> list[Any]:
+        call = self._call(names, *args, planned=False)
         if self.options.store is not None:
             with locked(self.options.store):
                 return self._on_disk(call)
@@ -122,16 +115,8 @@ class Batched:
         group = opened(store)
         return _trees(call, compute.halves, [group[a.name] for a in arrays])
 
-    def _call(
-        self,
-        names: tuple[str, ...],
-        x1: Any,
-        x2: Any,
-        params: Any,
-        kwargs: dict[str, Any],
-        *,
-        planned: bool,
-    ) -> Call:
+    def _call(self, names: tuple[str, ...], *args: Any, planned: bool) -> Call:
+        x1, x2, params, kwargs = args
         fn = self.fn
         if fn.ntk_fn.vmap_axes is None:
             fn = replace(fn, ntk_fn=fn.ntk_fn.varied(vmap_axes=0))
@@ -189,26 +174,22 @@ class Batched:
         finite.tell()
 
 
-def _of_floats(
-    function: Callable[..., Any], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
-) -> Any:
-    """`function(x1, x2, params, kwargs)`, Python floats as arrays: another value compiles nothing.
+def _of_numbers(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """`function(*args)`, Python's numbers as arrays: another value compiles nothing.
 
-    Where `f` asks for the value of one, floats are part of what is compiled. That is seen when a
-    call is planned, before anything is computed, in whatever `f` then raises. What is raised again
-    is of another cause, and told as it was at first.
+    Where `f` asks for the value of one, they are part of what is compiled. That is seen when a call
+    is planned, before anything is computed, in whatever `f` then raises. What is raised again is of
+    another cause, and told as it was at first.
     """
-    if any(type(leaf) is float for leaf in jax.tree.leaves((x1, x2, params, kwargs))):
-        first, *others = map(floats_as_arrays, (x1, params, kwargs))
-        second = first if x2 is x1 else floats_as_arrays(x2)
+    if not any(type(leaf) in (float, complex) for leaf in jax.tree.leaves(args)):
+        return function(*args)
+    try:
+        return function(*numbers_as_arrays(args))
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         try:
-            return function(first, second, *others)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
-            try:
-                return function(x1, x2, params, kwargs)
-            except Exception:
-                raise error from None
-    return function(x1, x2, params, kwargs)
+            return function(*args)
+        except Exception:
+            raise error from None
 
 
 def _trees(call: Call, halves: Halves, arrays: Sequence[Any]) -> list[Any]:

@@ -17,16 +17,7 @@ import jax.numpy as jnp
 
 from .. import _jaxpr
 from .._shared.tuning import tuning
-from .kinds import (
-    Factor,
-    Materialised,
-    grouped,
-    over_layers,
-    over_time,
-    pulled_back,
-    real,
-    scaled,
-)
+from .kinds import Factor, Materialised, grouped, over_layers, over_time, pulled_back, real, scaled
 from .program import Call, Loop, Program, Site, Slot, Step
 
 # The scales of views that have one, by operand and number.

@@ -261,11 +261,7 @@ def linearise(given: Arguments, side: Side, whole: Collection[str] = ()) -> Sour
 
 
 def _by_reverse_mode(
-    side: Side,
-    leaves: list[jax.Array],
-    program: Program,
-    meta: Meta,
-    whole: tuple[int, ...],
+    side: Side, leaves: list[jax.Array], program: Program, meta: Meta, whole: tuple[int, ...]
 ) -> Linear:
     """One forward pass over all examples, with zeros added at the sites."""
 

@@ -108,11 +108,7 @@ def find(jaxpr: _jaxpr.Jaxpr, leaves: int) -> Program:
 
 
 def _walk(
-    jaxpr: _jaxpr.Jaxpr,
-    args: Sequence[tuple[View, ...]],
-    dependent: Sequence[bool],
-    *,
-    keep: bool,
+    jaxpr: _jaxpr.Jaxpr, args: Sequence[tuple[View, ...]], dependent: Sequence[bool], *, keep: bool
 ) -> Program:
     """`args`: the views in every argument; `dependent`: those computed from parameters.
 

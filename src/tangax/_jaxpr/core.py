@@ -68,9 +68,7 @@ def frozen(f: Callable[..., Any], *args: Any) -> Callable[..., Any]:
 
 
 def replayed(
-    jaxpr: Jaxpr,
-    args: Sequence[Any],
-    one: Callable[[Equation, Sequence[Any]], list[Any]],
+    jaxpr: Jaxpr, args: Sequence[Any], one: Callable[[Equation, Sequence[Any]], list[Any]]
 ) -> list[Any]:
     """The results of a jaxpr, its equations evaluated by `one`."""
     env = jaxpr.environment(args)

@@ -56,7 +56,7 @@ _HIDDEN_FORWARD = _HIDDEN | {
     "linear_call": (
         "a rule for transposing, in an f that has no reverse mode",
         "give its loops a fixed length, or write it without linear_call",
-    ),
+    )
 }
 
 

@@ -44,10 +44,7 @@ def multiply_adds(jaxpr: Jaxpr) -> int:
                 math.prod(kernel) // max(1, kernel[spec[0]] * inserted)
             )
         else:
-            total += max(
-                (multiply_adds(unwrap(b)) for b in subjaxprs(eqn)),
-                default=0,
-            )
+            total += max((multiply_adds(unwrap(b)) for b in subjaxprs(eqn)), default=0)
     return total
 
 

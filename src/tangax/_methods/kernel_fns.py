@@ -22,7 +22,7 @@ from .._shared.memory import budget, nbytes
 from .._shared.meshes import gathered, shapes_gathered
 from .._shared.pair import Pair
 from .._shared.precision import check_precision, full_precision
-from .._shared.trees import floats_as_arrays, has_values, join_arrays, split_arrays
+from .._shared.trees import has_values, join_arrays, numbers_as_arrays, split_arrays
 from .checking import check_arguments
 from .factored import FactorMethod
 from .plain import jacobian_contraction, ntk_vector_products
@@ -89,7 +89,7 @@ class NngpFn:
         Outside `jit` it is compiled at the first call for each shape.
         """
         warn_of_pairs(self._remembered.warned, x2, kwargs)
-        return self._compiled(x1, x2, floats_as_arrays(params), kwargs)
+        return self._compiled(x1, x2, numbers_as_arrays(params), kwargs)
 
     def _compute(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         with full_precision(self.precision):
@@ -210,7 +210,7 @@ class NtkFn:
 
         with full_precision(self.precision):
             jax.eval_shape(planned, shapes_gathered(arrays))
-        call = x1, x2, floats_as_arrays(params), kwargs
+        call = x1, x2, numbers_as_arrays(params), kwargs
         checked = self.remembered.checked.get(self._id(self._kernels, call))
         return replace(plans[0], checked=checked, distrusted=self.distrusted)
 
@@ -284,7 +284,7 @@ class NtkFn:
     ) -> Any:
         """Check what was not seen before, then compute."""
         *x, params, kwargs = args
-        call = (*x, floats_as_arrays(params), kwargs)
+        call = (*x, numbers_as_arrays(params), kwargs)
         known, checked = self.remembered.checked, None
         if self.check_vmap and self._id(entry, call) not in known and has_values(call):
             checked = tuple(self._check(read(*gathered(args))))

@@ -82,8 +82,7 @@ def ntk_vector_products(given: Arguments, axes: list[KernelAxes]) -> list[jax.Ar
         raise ValueError(msg)
     second = given.sides.other
     return _mapped(
-        first,
-        lambda side: [_by_columns(side, second, leaves, ax, r) for r, ax in enumerate(axes)],
+        first, lambda side: [_by_columns(side, second, leaves, ax, r) for r, ax in enumerate(axes)]
     )
 
 

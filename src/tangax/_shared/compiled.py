@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from .meshes import automatic
-from .trees import is_concrete, is_hashable, join_arrays, split_arrays, split_numbers
+from .trees import is_concrete, is_hashable, join_arrays, numbers_as_arrays, split_arrays
 
 # What JAX raises where a function asks for the value of an array that is traced.
 _ASKS_FOR_VALUES = (
@@ -66,7 +66,7 @@ class Compiled:
             return result
 
     def split(self, args: tuple[Any, ...]) -> Split:
-        split = Split(*split_numbers(args))
+        split = Split(*split_arrays(numbers_as_arrays(args)))
         return Split(*split_arrays(args)) if split.key in self._by_value else split
 
     def _joined(self, static: Any, arrays: list[Any]) -> Any:

@@ -7,20 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 
-def takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function can be given an argument by its name."""
-    return names_argument(function, name) or any(
-        p.kind is p.VAR_KEYWORD for p in _parameters(function)
-    )
-
-
-def names_argument(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has an argument of that name."""
-    return any(p.name == name for p in _parameters(function))
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def takes(function: Callable[..., Any], name: str, *, by_name: bool = False) -> bool:
+    """Whether a function can be given an argument of that name. `by_name`: it has one."""
     try:
-        return list(inspect.signature(function).parameters.values())
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return []
+        return False
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return name in parameters or (anything and not by_name)

@@ -127,25 +127,13 @@ def split_arrays(tree: Any) -> tuple[Any, list[Any]]:
     return _split(tree, _is_array)
 
 
-def split_numbers(tree: Any) -> tuple[Any, list[Any]]:
-    """The same, with Python's floating-point and complex numbers as arrays."""
-    leaves, treedef = jax.tree.flatten(tree)
-    leaves = [jnp.asarray(leaf) if type(leaf) in (float, complex) else leaf for leaf in leaves]
-    return _split_leaves(leaves, treedef, _is_array)
-
-
 def split_shapes(tree: Any) -> tuple[Any, list[Any]]:
     """`tree` as what has a value, arrays too, and what are shapes."""
     return _split(tree, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
 
 
 def _split(tree: Any, taken: Callable[[Any], bool]) -> tuple[Any, list[Any]]:
-    return _split_leaves(*jax.tree.flatten(tree), taken)
-
-
-def _split_leaves(
-    leaves: list[Any], treedef: Any, taken: Callable[[Any], bool]
-) -> tuple[Any, list[Any]]:
+    leaves, treedef = jax.tree.flatten(tree)
     static = tuple(_LEAF if taken(leaf) else Static.of(leaf) for leaf in leaves)
     return (treedef, static), [leaf for leaf in leaves if taken(leaf)]
 
@@ -177,9 +165,13 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
 
 
-def floats_as_arrays(tree: Any) -> Any:
-    """A tree whose Python floats are arrays, so that another value compiles nothing anew."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if type(leaf) is float else leaf, tree)
+def numbers_as_arrays(tree: Any) -> Any:
+    """A tree whose Python floats and complex numbers are arrays: another value compiles nothing."""
+
+    def array(leaf: Any) -> Any:
+        return jnp.asarray(leaf) if type(leaf) in (float, complex) else leaf
+
+    return jax.tree.map(array, tree)
 
 
 def is_hashable(static: Any) -> bool:

@@ -356,8 +356,5 @@ def elementwise(
         return c.pointwise(dual, odd=odd)
 
     return layer(
-        name,
-        no_params,
-        lambda params, inputs, **kwargs: fn(inputs),
-        None if dual is None else rule,
+        name, no_params, lambda params, inputs, **kwargs: fn(inputs), None if dual is None else rule
     )

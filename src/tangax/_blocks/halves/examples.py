@@ -6,7 +6,7 @@ For the plain methods, and where only pairs of equal examples are wanted.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import jax
 
@@ -36,9 +36,6 @@ class InExamples:
             ntk_fn = ntk_fn.varied(memory=memory)
         examples = call.sides.map(lambda side: _one_example(call, side))
         return InExamples(call, replace(call.fn, ntk_fn=ntk_fn), examples)
-
-    def of_call(self, call: Call) -> Self:
-        return replace(self, call=call)
 
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
         return x, kwargs

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +55,6 @@ class InFactors:
         method = replace(call.fn.ntk_fn.method, memory=memory)
         examples, forms = _measured(call, method, forms)
         return InFactors(call, method, examples, tuple(forms))
-
-    def of_call(self, call: Call) -> Self:
-        return replace(self, call=call)
 
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
         with full_precision(self.method.precision):

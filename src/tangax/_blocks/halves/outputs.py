@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -32,9 +32,6 @@ class InOutputs:
     @staticmethod
     def of(call: Call) -> InOutputs:
         return InOutputs(call, call.sides.map(lambda side: _one_example(call, side)))
-
-    def of_call(self, call: Call) -> Self:
-        return replace(self, call=call)
 
     def half(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Half:
         with full_precision(self.call.fn.nngp_fn.precision):
