@@ -1,15 +1,17 @@
 """Kernels equal their definitions: every case, implementation and choice of axes.
 
-By default each case of the core meets every implementation, `x2` given and not, with one choice of
-axes each, drawn by the case's name so that the table as a whole meets every combination. `--full`
-runs the whole product.
+By default each case of the core is compiled once, with two of the factored kernels (`AUTO` and
+`STRUCTURED_DERIVATIVES`, one of them with `x2`), the NNGP and for some the product with a vector;
+every third has one of the plain implementations too, which know no kinds of sites. Choices of axes
+are dealt out so that the table as a whole meets every combination. `--full` runs the whole product.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
-import random
 import warnings
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 from support import cases, oracles
 from support.arrays import assert_equal, has_parameters, mlp, mlp_params, uniform
+from support.expected import full_ntk
 
 import tangax as nt
 
@@ -28,30 +31,93 @@ ONE_LENGTH = ("diagonal_first", "trace_all", "mixed")  # twins of the batch axis
 # --- the product of cases and options -------------------------------------------------------------
 
 
+class Call(NamedTuple):
+    """One NTK of a case."""
+
+    implementation: int
+    given: bool  # whether there is an `x2`
+    choice: str  # of axes
+    vmap_axes: int | None
+
+
+class Asked(NamedTuple):
+    """What one test computes of a case, in one compilation."""
+
+    name: str
+    calls: tuple[Call, ...]
+    given: bool  # of the NNGP and of the product with a vector
+    choice: str  # of axes, of the NNGP
+    product: bool  # whether the product with a vector is computed
+    jit: bool
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "implementation" in metafunc.fixturenames and "name" in metafunc.fixturenames:
-        rows = list(products(full=metafunc.config.getoption("full")))
-        metafunc.parametrize("name, implementation, given", rows, ids=[row_id(*r) for r in rows])
-    elif "given" in metafunc.fixturenames and "name" in metafunc.fixturenames:
-        full = metafunc.config.getoption("full")
-        rows = [
-            (name, given)
-            for i, name in enumerate(cases.NAMES if full else cases.CORE)
-            for given in ((True, False) if full else (i % 2 == 0,))
-        ]
-        metafunc.parametrize("name, given", rows, ids=[row_id(n, "", g) for n, g in rows])
+    if "asked" in metafunc.fixturenames:
+        rows = everything() if metafunc.config.getoption("full") else dealt()
+        metafunc.parametrize("asked", [pytest.param(row, id=row_id(row)) for row in rows])
 
 
-def products(full):
-    for i, name in enumerate(cases.NAMES if full else cases.CORE):
+def row_id(asked):
+    implementations = dict.fromkeys(str(int(call.implementation)) for call in asked.calls)
+    return f"{asked.name}-{'+'.join(implementations)}"
+
+
+def everything():
+    """The whole product: a test for each case and implementation."""
+    for i, name in enumerate(cases.NAMES):
+        case = cases.get(name)
         for k, implementation in enumerate(IMPLEMENTATIONS):
-            for given in (True, False):
-                if full or given == ((i + k) % 2 == 0):
-                    yield name, implementation, given
+            calls = [
+                Call(implementation, given, *variant)
+                for given in (True, False)
+                for variant in variants(case, given)
+            ]
+            choice = CHOICES[(i + k) % len(CHOICES)]
+            given = k % 2 == 0
+            fits = fitting_axes(case, choice, given) is not None
+            yield Asked(
+                name,
+                tuple(calls),
+                given,
+                choice if fits else "full",
+                product=k < 2,
+                jit=(i + k) % 8 > 0,  # out of it is slow
+            )
 
 
-def row_id(name, implementation, given):
-    return "-".join(filter(None, (name, f"{implementation}", "x1_x2" if given else "x1")))
+@functools.cache
+def dealt():
+    """A test for each case of the core, whose calls have the choices that came least before."""
+    counts = collections.Counter()
+    return [dealt_to(i, cases.get(name), counts) for i, name in enumerate(cases.CORE)]
+
+
+def dealt_to(i, case, counts):
+    """A test for the `i`-th case of the core; `counts` says how often each choice came before."""
+
+    def deal(implementation, given, vmap_axes):
+        fitting = [v for v in variants(case, given) if v[1] in vmap_axes]
+        marks = {v: (("of", implementation, *v), ("x2", given, *v)) for v in fitting}
+        variant = min(fitting, key=lambda v: [counts[mark] for mark in marks[v]])
+        counts.update(marks[variant])
+        return Call(implementation, given, *variant)
+
+    factored = IMPLEMENTATIONS[::3] if i % 2 else IMPLEMENTATIONS[::-3]
+    batch = (None,) if i % 4 == 3 or not case.batched else (0,)  # the same, to compile it once
+    calls = [deal(factored[0], True, batch), deal(factored[1], False, batch)]
+    if i % 3 == 0:
+        calls.append(deal(IMPLEMENTATIONS[1 + i // 3 % 2], i // 6 % 2 == 0, (None, 0)))
+    given = i // 2 % 2 == 0
+    choice = min((v[0] for v in variants(case, given)), key=lambda c: counts["nngp", given, c])
+    counts["nngp", given, choice] += 1
+    return Asked(
+        case.name,
+        tuple(calls),
+        given,
+        choice,
+        product=i % 3 == 1,
+        jit=i % 12 != 5,
+    )
 
 
 def inputs(case, given, choice):
@@ -76,10 +142,11 @@ def output_shapes(name, given, choice):
     """The outputs' shapes for `x1` and for `x2`."""
     case = cases.get(name)
     x1, x2 = inputs(case, given, choice)
-    return [
-        jax.tree.leaves(jax.eval_shape(lambda x=x: case.f(case.params, x, **case.kwargs)))
-        for x in (x1, x1 if x2 is None else x2)
-    ]
+    first = jax.eval_shape(lambda: case.f(case.params, x1, **case.kwargs))
+    second = first
+    if x2 is not None:
+        second = jax.eval_shape(lambda: case.f(case.params, x2, **case.kwargs))
+    return jax.tree.leaves(first), jax.tree.leaves(second)
 
 
 def fitting_axes(case, choice, given):
@@ -102,40 +169,23 @@ def fitting_axes(case, choice, given):
     return trace, diagonal
 
 
+@functools.cache
 def variants(case, given):
     """Every `(choice, vmap_axes)` that fits."""
     fitting = [c for c in CHOICES if fitting_axes(case, c, given) is not None]
     return list(itertools.product(fitting, (None, 0) if case.batched else (None,)))
 
 
-def drawn(case, given, implementation):
-    """One of the variants."""
-    return random.Random(f"{case.name} {given} {implementation}").choice(variants(case, given))
-
-
-@functools.lru_cache(maxsize=64)
-def jacobians(name, x):
-    """The oracle's Jacobians of a case at its `"x1"` or `"x2"`."""
-    case = cases.get(name)
-    return oracles.jacobians(
-        case.f, case.params, getattr(case, x), case.kwargs, forward=not case.reverse
-    )
-
-
-def full_ntk(name, given):
-    """The oracle's kernel of all pairs of outputs."""
-    return oracles.products(jacobians(name, "x1"), jacobians(name, "x2" if given else "x1"))
-
-
-def expected_ntk(name, given, choice):
+def expected_ntk(name, call):
     """The oracle's kernel for a choice of axes."""
     case = cases.get(name)
-    x1, x2 = inputs(case, given, choice)
-    kernel = full_ntk(name, given)
+    x1, x2 = inputs(case, call.given, call.choice)
+    kernel = full_ntk(name, call.given)
     if x2 is not None and case.batched:
         n, m = (len(jax.tree.leaves(x)[0]) for x in (x1, x2))
         kernel = jax.tree.map(lambda k: k[:n, :m], kernel)
-    return jax.tree.map(lambda k: oracles.apply_axes(k, *axes(case, choice, given)), kernel)
+    chosen = axes(case, call.choice, call.given)
+    return jax.tree.map(lambda k: oracles.apply_axes(k, *chosen), kernel)
 
 
 # What JAX raises for functions that have no reverse mode: loops, and solvers.
@@ -166,103 +216,139 @@ def transposed(kernel, trace, diagonal):
     return np.transpose(kernel, order)
 
 
-def test_ntk_is_the_product_of_jacobians(name, implementation, given, request):
-    case = cases.get(name)
-    full = request.config.getoption("full")
+def assert_symmetric(kernel, trace, diagonal):
+    """To the last bit."""
+    for k in map(np.asarray, jax.tree.leaves(kernel)):
+        np.testing.assert_array_equal(k, transposed(k, trace, diagonal))
+
+
+def ntk_of(case, call):
+    trace, diagonal = axes(case, call.choice, call.given)
+    return nt.empirical_ntk_fn(case.f, trace, diagonal, call.vmap_axes, call.implementation)
+
+
+def refused(case, call):
+    """What is raised, where the function has one direction of differentiation only."""
+    if call.implementation != 2 or (case.forward and case.reverse):
+        return None
+    return (JAX_REFUSES, NO_REVERSE_MODE) if case.forward else (ValueError, "AUTO")
+
+
+def compute(case, asked, calls, v):
+    """The NTKs of the calls, the NNGP and, where `v` is one, the product with it."""
+
+    def ntks(whole, calls):
+        """Of `case`, with the inputs of `whole`."""
+        return [
+            ntk_of(case, call)(*inputs(whole, call.given, call.choice), whole.params, **case.kwargs)
+            for call in calls
+        ]
+
+    @jax.jit
+    def compiled(params, x1, x2, v):
+        whole = dataclasses.replace(case, params=params, x1=x1, x2=x2)
+        nngp_fn = nt.empirical_nngp_fn(case.f, *axes(case, asked.choice, asked.given))
+        nngp = nngp_fn(*inputs(whole, asked.given, asked.choice), params, **case.kwargs)
+        product = None
+        if v is not None:
+            second = x2 if asked.given else None
+            product = nt.empirical_ntk_vp_fn(case.f, x1, second, params, **case.kwargs)(v)
+        return ntks(whole, calls if asked.jit else ()), nngp, product
+
+    found, nngp, product = compiled(case.params, case.x1, case.x2, v)
+    if not asked.jit:  # with the check of `vmap_axes`, for a compiled `f`
+        f = jax.jit(functools.partial(case.f, **case.kwargs))
+        found = [
+            dataclasses.replace(ntk_of(case, call), f=f)(
+                *inputs(case, call.given, call.choice), case.params
+            )
+            for call in calls
+        ]
+    return found, nngp, product
+
+
+def test_kernels_are_their_definitions(asked):
+    case = cases.get(asked.name)
     if not has_parameters(case):
         with pytest.raises(TypeError, match="floating-point"):
             nt.empirical_ntk_fn(case.f)(case.x1, None, case.params, **case.kwargs)
         return
-    jit = random.Random(f"{name} {implementation} {given}").random() < 7 / 8  # eager is slow
-    for choice, vmap_axes in (
-        variants(case, given) if full else [drawn(case, given, implementation)]
-    ):
-        trace, diagonal = axes(case, choice, given)
-        x1, x2 = inputs(case, given, choice)
-        ntk_fn = nt.empirical_ntk_fn(case.f, trace, diagonal, vmap_axes, implementation)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "trace_axes sums over")
-            if implementation == 2 and not case.forward:
-                with pytest.raises(ValueError, match="AUTO"):
-                    evaluate(ntk_fn, case, x1, x2, jit)
-                continue
-            if implementation == 2 and not case.reverse:
-                with pytest.raises(JAX_REFUSES, match=NO_REVERSE_MODE):
-                    evaluate(ntk_fn, case, x1, x2, jit)
-                continue
-            kernel = evaluate(ntk_fn, case, x1, x2, jit)
-        assert_equal(kernel, expected_ntk(name, given, choice))
-        if not given:
-            for k in map(np.asarray, jax.tree.leaves(kernel)):
-                np.testing.assert_array_equal(k, transposed(k, trace, diagonal))
+    calls = [call for call in asked.calls if refused(case, call) is None]
+    v = vector(case, asked.given) if asked.product and case.reverse else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "trace_axes sums over")
+        for call in set(asked.calls) - set(calls):
+            error, message = refused(case, call)
+            with pytest.raises(error, match=message):
+                compute(case, asked, [call], None)
+        if asked.product and not case.reverse:
+            with pytest.raises(JAX_REFUSES, match=NO_REVERSE_MODE):
+                compute(case, asked, (), vector(case, asked.given))
+        ntks, nngp, product = compute(case, asked, calls, v)
+    for call, ntk in zip(calls, ntks, strict=True):
+        assert_equal(ntk, expected_ntk(asked.name, call))
+        if not call.given:
+            assert_symmetric(ntk, *axes(case, call.choice, call.given))
+    check_nngp(case, asked, nngp)
+    if v is not None:
+        check_product(case, asked.given, v, product)
+
+
+def check_nngp(case, asked, nngp):
+    trace, diagonal = axes(case, asked.choice, asked.given)
+    x1, x2 = inputs(case, asked.given, asked.choice)
+    f = jax.jit(functools.partial(case.f, **case.kwargs))
+    expected = oracles.naive_nngp(f, case.params, x1, x2, trace_axes=trace, diagonal_axes=diagonal)
+    assert_equal(nngp, expected)
+    if not asked.given:
+        assert_symmetric(nngp, trace, diagonal)
+
+
+def vector(case, given):
+    """Numbers like the outputs of `x2`."""
+    x2 = case.x2 if given else case.x1
+    outputs = jax.eval_shape(lambda: case.f(case.params, x2, **case.kwargs))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda y: jnp.asarray(rng.normal(size=y.shape)), outputs)
+
+
+def check_product(case, given, v, product):
+    if len(jax.tree.leaves(v)) == 1:
+        (kernel,) = jax.tree.leaves(full_ntk(case.name, given))
+        (only,) = jax.tree.leaves(v)
+        rank = only.ndim
+        kernel = kernel.transpose([*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)])
+        expected = np.tensordot(kernel, only, rank).ravel()
+    else:
+
+        def flat(params, x, **kwargs):
+            """All outputs in one: its kernel has the cross terms between outputs."""
+            outputs = case.f(params, x, **kwargs)
+            return jnp.concatenate([y.ravel() for y in jax.tree.leaves(outputs)])
+
+        x2 = case.x2 if given else None
+        kernel = oracles.naive_ntk(flat, case.params, case.x1, x2, kwargs1=case.kwargs)
+        expected = kernel @ np.concatenate([y.ravel() for y in jax.tree.leaves(v)])
+    outputs = jax.eval_shape(lambda: case.f(case.params, case.x1, **case.kwargs))
+    assert jax.tree.structure(product) == jax.tree.structure(v) == jax.tree.structure(outputs)
+    assert jax.tree.map(jnp.shape, product) == jax.tree.map(lambda y: y.shape, outputs)
+    assert_equal(np.concatenate([np.ravel(y) for y in jax.tree.leaves(product)]), expected)
 
 
 def test_the_default_run_covers_every_combination():
     """Every implementation, and `x2` with and without, meets every choice of axes and vmap_axes."""
-    met, met_given = set(), set()
-    for name, implementation, given in products(full=False):
-        variant = drawn(cases.get(name), given, implementation)
-        met.add((implementation, *variant))
-        met_given.add((given, *variant))
+    calls = [call for asked in dealt() for call in asked.calls]
+    met = {(call.implementation, call.choice, call.vmap_axes) for call in calls}
+    met_given = {(call.given, call.choice, call.vmap_axes) for call in calls}
     assert met == set(itertools.product(IMPLEMENTATIONS, CHOICES, (None, 0)))
     assert met_given == set(itertools.product((True, False), CHOICES, (None, 0)))
-
-
-def test_nngp_is_the_product_of_outputs(name, given):
-    case = cases.get(name)
-    choice, _ = drawn(case, given, "nngp")
-    trace, diagonal = axes(case, choice, given)
-    x1, x2 = inputs(case, given, choice)
-    f = jax.jit(functools.partial(case.f, **case.kwargs))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "trace_axes sums over")
-        kernel = evaluate(nt.empirical_nngp_fn(case.f, trace, diagonal), case, x1, x2, jit=True)
-    expected = oracles.naive_nngp(f, case.params, x1, x2, trace_axes=trace, diagonal_axes=diagonal)
-    assert_equal(kernel, expected)
-    if not given:
-        for k in map(np.asarray, jax.tree.leaves(kernel)):
-            np.testing.assert_array_equal(k, transposed(k, trace, diagonal))
-
-
-def test_ntk_vp_is_the_kernel_times_a_vector(name, given):
-    case = cases.get(name)
-    if not has_parameters(case):
-        return
-
-    def flat(params, x, **kwargs):
-        """All outputs in one: its kernel has the cross terms between outputs."""
-        return jnp.concatenate([y.ravel() for y in jax.tree.leaves(case.f(params, x, **kwargs))])
-
-    x2 = case.x2 if given else None
-    outputs = jax.eval_shape(
-        lambda: case.f(case.params, case.x1 if x2 is None else x2, **case.kwargs)
-    )
-    rng = np.random.default_rng(0)
-    v = jax.tree.map(lambda y: jnp.asarray(rng.normal(size=y.shape)), outputs)
-
-    @jax.jit
-    def product(x1, x2, params, v):
-        return nt.empirical_ntk_vp_fn(case.f, x1, x2, params, **case.kwargs)(v)
-
-    if not case.reverse:
-        with pytest.raises(JAX_REFUSES, match=NO_REVERSE_MODE):
-            product(case.x1, x2, case.params, v)
-        return
-    actual = product(case.x1, x2, case.params, v)
-    if len(jax.tree.leaves(outputs)) == 1:
-        (kernel,) = jax.tree.leaves(full_ntk(name, given))
-        (vector,) = jax.tree.leaves(v)
-        rank = vector.ndim
-        kernel = kernel.transpose([*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)])
-        expected = np.tensordot(kernel, vector, rank).ravel()
-    else:
-        kernel = oracles.naive_ntk(flat, case.params, case.x1, x2, kwargs1=case.kwargs)
-        expected = kernel @ np.concatenate([y.ravel() for y in jax.tree.leaves(v)])
-    assert jax.tree.structure(actual) == jax.tree.structure(outputs)
-    shape1 = jax.eval_shape(lambda: case.f(case.params, case.x1, **case.kwargs))
-    assert jax.tree.map(jnp.shape, actual) == jax.tree.map(lambda y: y.shape, shape1)
-    flat_actual = np.concatenate([np.ravel(y) for y in jax.tree.leaves(actual)])
-    assert_equal(flat_actual, expected)
+    nngps = {(asked.given, asked.choice) for asked in dealt()}
+    assert nngps == set(itertools.product((True, False), CHOICES))
+    assert {asked.given for asked in dealt() if asked.product} == {True, False}
+    # Every kind with `x2` and without, by each of the factored ways.
+    for asked in dealt():
+        assert {call.given for call in asked.calls} == {True, False}
+        assert {0, 3} <= {call.implementation for call in asked.calls}
 
 
 # --- properties of a few functions ----------------------------------------------------------------
