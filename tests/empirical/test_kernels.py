@@ -2,7 +2,7 @@
 
 By default each case of the core is compiled once, with two of the factored kernels (`AUTO` and
 `STRUCTURED_DERIVATIVES`, one of them with `x2`), the NNGP and for some the product with a vector;
-every third has one of the plain implementations too, which know no kinds of sites. Choices of axes
+every fourth has one of the plain implementations too, which know no kinds of sites. Choices of axes
 are dealt out so that the table as a whole meets every combination. `--full` runs the whole product.
 """
 
@@ -20,6 +20,7 @@ import pytest
 from support import cases, oracles
 from support.arrays import assert_equal, has_parameters, mlp, mlp_params, uniform
 from support.expected import full_ntk
+from support.options import half
 
 import tangax as nt
 
@@ -103,10 +104,10 @@ def dealt_to(i, case, counts):
         return Call(implementation, given, *variant)
 
     factored = IMPLEMENTATIONS[::3] if i % 2 else IMPLEMENTATIONS[::-3]
-    batch = (None,) if i % 4 == 3 or not case.batched else (0,)  # the same, to compile it once
+    batch = (None,) if i % 4 == 2 or not case.batched else (0,)  # the same, to compile it once
     calls = [deal(factored[0], True, batch), deal(factored[1], False, batch)]
-    if i % 3 == 0:
-        calls.append(deal(IMPLEMENTATIONS[1 + i // 3 % 2], i // 6 % 2 == 0, (None, 0)))
+    if i % 4 == 0:
+        calls.append(deal(IMPLEMENTATIONS[1 + i // 4 % 2], i // 8 % 2 == 0, (None, 0)))
     given = i // 2 % 2 == 0
     choice = min((v[0] for v in variants(case, given)), key=lambda c: counts["nngp", given, c])
     counts["nngp", given, choice] += 1
@@ -115,8 +116,8 @@ def dealt_to(i, case, counts):
         tuple(calls),
         given,
         choice,
-        product=i % 3 == 1,
-        jit=i % 12 != 5,
+        product=i % 4 == 1,
+        jit=i % 24 != 5,
     )
 
 
@@ -356,7 +357,6 @@ def test_the_default_run_covers_every_combination():
 
 X1, X2 = uniform(4, 3, 4), uniform(5, 2, 4)
 implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-vmap_or_not = pytest.mark.parametrize("vmap_axes", [None, 0])
 
 
 def matrix(kernel):
@@ -365,9 +365,7 @@ def matrix(kernel):
     return np.asarray(kernel, np.float64).transpose(0, 2, 1, 3).reshape(n * o, m * q)
 
 
-@implementations
-@vmap_or_not
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None), dtype=(np.float32, np.float64))
 def test_kernel_is_symmetric_and_positive_semidefinite(implementation, vmap_axes, dtype):
     # More outputs than parameters: eigenvalues that are zero must not turn out negative.
     params, x = mlp_params(dtype, width=2, outputs=3), uniform(6, 9, 4, dtype=dtype)
@@ -386,8 +384,7 @@ def test_nngp_is_symmetric_and_positive_semidefinite():
     assert eigenvalues[0] >= -1e-14 * eigenvalues[-1]
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_jit_changes_nothing(implementation, vmap_axes):
     ntk_fn = nt.empirical_ntk_fn(mlp, (), (), vmap_axes, implementation)
     for x2 in (X2, None):
@@ -406,8 +403,7 @@ def test_kernel_fn_under_jit_with_static_get():
         )
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_vmap_over_parameters(implementation, vmap_axes):
     ntk_fn = nt.empirical_ntk_fn(mlp, (), (), vmap_axes, implementation)
     stacked = {k: uniform(7, 3, *w.shape) for k, w in mlp_params().items()}
@@ -417,9 +413,7 @@ def test_vmap_over_parameters(implementation, vmap_axes):
         assert_equal(kernels[i], oracles.naive_ntk(mlp, params, X1, X2))
 
 
-@implementations
-@vmap_or_not
-@pytest.mark.parametrize("x2", [X2, None], ids=["x1_x2", "x1"])
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None), x2=(X2, None))
 def test_gradient_of_a_kernel_entry(implementation, vmap_axes, x2):
     ntk_fn = nt.empirical_ntk_fn(mlp, (), (), vmap_axes, implementation)
 
@@ -440,8 +434,7 @@ def test_gradient_of_a_kernel_entry(implementation, vmap_axes, x2):
 # --- dtypes ---------------------------------------------------------------------------------------
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_float32_stays_float32(implementation, vmap_axes):
     params = mlp_params(np.float32)
     x = X1.astype(np.float32)
@@ -454,10 +447,9 @@ def test_float32_stays_float32(implementation, vmap_axes):
     np.testing.assert_allclose(kernel, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-@implementations
-@pytest.mark.parametrize(
-    "params_dtype, x_dtype, expected",
-    [
+@half(
+    implementation=IMPLEMENTATIONS,
+    dtypes=[
         ("float32", "float64", "float64"),
         ("float64", "float32", "float64"),
         ("bfloat16", "float32", "float32"),
@@ -466,9 +458,8 @@ def test_float32_stays_float32(implementation, vmap_axes):
         ("float16", "float16", "float32"),
     ],
 )
-def test_kernel_has_the_dtype_of_outputs_and_parameters(
-    implementation, params_dtype, x_dtype, expected
-):
+def test_kernel_has_the_dtype_of_outputs_and_parameters(implementation, dtypes):
+    params_dtype, x_dtype, expected = dtypes
     params, x = mlp_params(params_dtype), X1.astype(x_dtype)
     ntk_fn = nt.empirical_ntk_fn(mlp, vmap_axes=0, implementation=implementation)
     kernel = jax.jit(ntk_fn)(x, None, params)
@@ -541,10 +532,13 @@ def last_axis_batch(params, x):
     return jnp.tanh(params["w"].T @ x)[:, :, None]
 
 
-@implementations
-@pytest.mark.parametrize("in_axes, out_axes", [(1, 1), (-1, -2)])
-@pytest.mark.parametrize("choice", [((), ()), ((), (1,)), ((0, 2), (1,)), ((2,), (0,))])
-def test_batch_axis_anywhere(implementation, in_axes, out_axes, choice):
+@half(
+    implementation=IMPLEMENTATIONS,
+    places=[(1, 1), (-1, -2)],
+    choice=[((), ()), ((), (1,)), ((0, 2), (1,)), ((2,), (0,))],
+)
+def test_batch_axis_anywhere(implementation, places, choice):
+    in_axes, out_axes = places
     params = {"w": uniform(1, 4, 2)}
     x = X1.T
     ntk_fn = nt.empirical_ntk_fn(last_axis_batch, *choice, (in_axes, out_axes, {}), implementation)
@@ -566,8 +560,7 @@ def two_inputs(params, x, *, scale, pattern, shift=0.0):
     return {"last": h.T, "first": jnp.sin(h) * x["shared"] + shift}
 
 
-@implementations
-@pytest.mark.parametrize("given", [True, False], ids=["x1_x2", "x1"])
+@half(implementation=IMPLEMENTATIONS, given=(True, False))
 def test_trees_of_batch_axes(implementation, given):
     """A batch axis of its own for each leaf, shared leaves, keyword arguments with examples."""
     params = {"w": uniform(1, 4, 2), "v": uniform(2, 3, 2)}
@@ -630,9 +623,7 @@ def shifted(params, x, shift):
 
 
 @pairs_without_x2
-@implementations
-@vmap_or_not
-@pytest.mark.parametrize("x2", [X2, None], ids=["x1_x2", "x1"])
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None), x2=(X2, None))
 def test_a_pair_of_keyword_arguments_is_split(implementation, vmap_axes, x2):
     params = {"w": uniform(1, 4, 2)}
     ntk_fn = jax.jit(nt.empirical_ntk_fn(shifted, (), (), vmap_axes, implementation))
@@ -711,8 +702,7 @@ def test_rng_none_and_a_pair_of_keys():
 # --- trees of parameters and inputs of every kind -------------------------------------------------
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_numpy_inputs_and_python_floats(implementation, vmap_axes):
     def f(params, x):
         return jnp.tanh(params["s"] * (x @ params["w"])) + params["t"]
@@ -723,8 +713,7 @@ def test_numpy_inputs_and_python_floats(implementation, vmap_axes):
     assert_equal(kernel, oracles.naive_ntk(f, params, X1, X2))
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_leaves_that_are_no_numbers_are_constants(implementation, vmap_axes):
     """Functions, strings, integers, keys and `None` among the parameters."""
 
@@ -781,13 +770,13 @@ def test_outputs_that_are_no_arrays_of_jax(implementation):
     assert_equal(kernels["dense"], dense)
 
 
-@implementations
-@vmap_or_not
-@pytest.mark.parametrize(
-    "n, m, d, width, outputs",
-    [(0, 2, 4, 5, 2), (3, 0, 4, 5, 2), (0, 0, 0, 5, 2), (3, 2, 0, 0, 2), (3, 2, 4, 5, 0)],
+@half(
+    implementation=IMPLEMENTATIONS,
+    vmap_axes=(0, None),
+    sizes=[(0, 2, 4, 5, 2), (3, 0, 4, 5, 2), (0, 0, 0, 5, 2), (3, 2, 0, 0, 2), (3, 2, 4, 5, 0)],
 )
-def test_zero_size(implementation, vmap_axes, n, m, d, width, outputs):
+def test_zero_size(implementation, vmap_axes, sizes):
+    n, m, d, width, outputs = sizes
     params = mlp_params(None, d, width, outputs)
     x1, x2 = uniform(6, n, d), uniform(7, m, d)
     ntk_fn = nt.empirical_ntk_fn(mlp, (-1,), (), vmap_axes, implementation)
@@ -806,8 +795,7 @@ def test_nothing_is_left_over_where_two_functions_share_a_kernel_fn():
 # --- one direction of differentiation only --------------------------------------------------------
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", [n for n in cases.NAMES if n.startswith("custom_vjp")])
+@half(jit=(True, False), name=[n for n in cases.NAMES if n.startswith("custom_vjp")])
 def test_custom_vjp(name, jit):
     """No forward mode: every call works but implementation 2, which names those that do."""
     case = cases.get(name)
@@ -819,8 +807,7 @@ def test_custom_vjp(name, jit):
         evaluate(ntk_fn, case, case.x1, case.x2, jit)
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", [n for n in cases.NAMES if n.startswith("custom_vjp")])
+@half(jit=(True, False), name=[n for n in cases.NAMES if n.startswith("custom_vjp")])
 def test_ntk_vp_of_custom_vjp(name, jit):
     case = cases.get(name)
     v = uniform(1, *jax.eval_shape(case.f, case.params, case.x2).shape)
@@ -832,9 +819,11 @@ def test_ntk_vp_of_custom_vjp(name, jit):
     assert_equal((jax.jit(product) if jit else product)(v), expected)
 
 
-@pytest.mark.parametrize("implementation", [0, 1, 3])
-@pytest.mark.parametrize("function", ["while_loop", "solve_without_transpose"])
-@vmap_or_not
+@half(
+    implementation=(0, 1, 3),
+    function=("while_loop", "solve_without_transpose"),
+    vmap_axes=(0, None),
+)
 def test_without_reverse_mode(function, implementation, vmap_axes):
     case = cases.get(function)
     ntk_fn = nt.empirical_ntk_fn(case.f, (), (), vmap_axes, implementation)
