@@ -108,7 +108,7 @@ def dealt_to(i, case, counts):
     calls = [deal(factored[0], True, batch), deal(factored[1], False, batch)]
     if i % 4 == 0:
         calls.append(deal(IMPLEMENTATIONS[1 + i // 4 % 2], i // 8 % 2 == 0, (None, 0)))
-    given = i // 2 % 2 == 0
+    given = (i + i // 4) % 2 == 0
     choice = min((v[0] for v in variants(case, given)), key=lambda c: counts["nngp", given, c])
     counts["nngp", given, choice] += 1
     return Asked(
@@ -274,14 +274,15 @@ def test_kernels_are_their_definitions(asked):
         with pytest.raises(TypeError, match="floating-point"):
             nt.empirical_ntk_fn(case.f)(case.x1, None, case.params, **case.kwargs)
         return
-    calls = [call for call in asked.calls if refused(case, call) is None]
+    refusals = {call: refused(case, call) for call in asked.calls}
+    calls = [call for call, why in refusals.items() if why is None]
     v = vector(case, asked.given) if asked.product and case.reverse else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "trace_axes sums over")
-        for call in set(asked.calls) - set(calls):
-            error, message = refused(case, call)
-            with pytest.raises(error, match=message):
-                compute(case, asked, [call], None)
+        for call, why in refusals.items():
+            if why is not None:
+                with pytest.raises(why[0], match=why[1]):
+                    compute(case, asked, [call], None)
         if asked.product and not case.reverse:
             with pytest.raises(JAX_REFUSES, match=NO_REVERSE_MODE):
                 compute(case, asked, (), vector(case, asked.given))
@@ -472,21 +473,28 @@ def test_kernel_has_the_dtype_of_outputs_and_parameters(implementation, dtypes):
     assert error <= tolerance * np.abs(naive).max()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("implementation", [0, 1, 3])
-def test_sixteen_bits_are_contracted_in_thirty_two(dtype, implementation):
-    """A sum over many parameters and many leaves, rounded to 16 bits once."""
+def summed(w, x):
+    return jnp.sum(w * x, axis=-1, keepdims=True)
+
+
+def multiplied(w, x):
+    return x @ w[:, None]
+
+
+@half(dtype=("bfloat16", "float16"), implementation=(0, 1, 3), term=(summed, multiplied))
+def test_sixteen_bits_are_contracted_in_thirty_two(dtype, implementation, term):
+    """A sum over many parameters and many leaves, rounded to 16 bits at no place."""
     leaves = [uniform(i, 200, dtype=dtype) for i in range(25)]
     x = uniform(1000, 2, 25, 200, dtype=dtype)
 
     def f(params, x):
-        return sum(jnp.sum(w * x[:, i], axis=-1, keepdims=True) for i, w in enumerate(params))
+        return sum(term(w, x[:, i]) for i, w in enumerate(params))
 
     ntk_fn = nt.empirical_ntk_fn(f, (), (), 0, implementation)
     kernel = jax.jit(ntk_fn)(x, None, leaves)
     exact = np.asarray(x, np.float64).reshape(2, -1)  # the Jacobian, without rounding
     error = np.abs(np.asarray(kernel, np.float64)[:, :, 0, 0] - exact @ exact.T).max()
-    assert error <= float(jnp.finfo(dtype).eps) * np.abs(exact @ exact.T).max()
+    assert error <= 1e-5 * np.abs(exact @ exact.T).max()
 
 
 def elementwise(params, x):

@@ -34,6 +34,7 @@ case("embedding_in_scan", lambda x, w, u: scan(lambda h, i: jnp.tanh(h @ u + w[i
 case("embedding_by_one_example", each(lambda x, w, v: jnp.tanh(w[x]) @ v), x=integers(0, 5), w=(5, 3), v=(3, 2), kinds="dense embedding")
 case("embedding_and_dense", lambda x, w, v: jnp.tanh(w[x]).mean(1) @ v, x=integers(0, 5, 3), w=(5, 4), v=(4, 2), kinds="dense embedding")
 case("embedding_tied", lambda x, w: jnp.tanh(w[x]).mean(1) @ w.T, x=integers(0, 4, 3), w=(4, 3), core=True, kinds="dense embedding")
+case("embedding_tied_columns", lambda x, w: jnp.tanh(jnp.take(w, x, axis=1)).mean(2).T @ w, x=integers(0, 5, 3), w=(2, 5), core=True, kinds="dense embedding")
 case("embedding_position", lambda x, w, p, v: jnp.tanh(w[x] + p).sum(1) @ v, x=integers(0, 5, 3), w=(5, 2), p=(3, 2), v=(2, 2), core=True)
 case("embedding_of_transposed_table", lambda x, w: w.T[x], x=integers(0, 5, 3), w=(2, 5), polynomial=1, kinds="embedding")
 case("embedding_of_product", lambda x, a, b: (a @ b)[x], x=integers(0, 5, 3), a=(5, 1), b=(1, 2), polynomial=2, kinds="dense")
