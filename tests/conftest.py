@@ -5,6 +5,7 @@ The environment variables are defaults: one that is already set stays, so that f
 """
 
 import os
+import tempfile
 
 # Read by JAX, XLA, BLAS and matplotlib when they start: set before any of them is imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -20,8 +21,12 @@ from hypothesis import settings
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 4)  # for meshes; all else runs on the first
-# A test must not pass or fail by what an earlier run has compiled.
-jax.config.update("jax_enable_compilation_cache", False)
+# Tests compile the same program again and again. What one has compiled serves those that follow in
+# its process, and no other: a test must not pass or fail by what an earlier run has compiled.
+COMPILED = tempfile.TemporaryDirectory(prefix="tangax-tests-")
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Compiling takes longer than any deadline; the same examples every time make failures repeatable.
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)

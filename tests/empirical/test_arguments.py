@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support import oracles
 from support.arrays import assert_equal, mlp, mlp_params, uniform
+from support.options import half
 
 import tangax as nt
 
@@ -28,9 +29,7 @@ def call(make, f, x1, x2, params, **options):
 # --- axes -----------------------------------------------------------------------------------------
 
 
-@kernels
-@pytest.mark.parametrize("which", ["trace_axes", "diagonal_axes"])
-@pytest.mark.parametrize("axis", [2, -3, 17])
+@half(make=KERNELS, which=("trace_axes", "diagonal_axes"), axis=(2, -3, 17))
 def test_axis_out_of_range(make, which, axis):
     options = {"trace_axes": (), "diagonal_axes": ()} | {which: (0, axis)}
     with pytest.raises(ValueError, match=rf"{which}.*axis {axis}.*out of range.*\(3, 2\)"):
@@ -52,19 +51,15 @@ def test_the_output_out_of_range_is_named(make):
         call(make, f, X1, None, PARAMS, trace_axes=(1,))
 
 
-@kernels
-@pytest.mark.parametrize(
-    "trace_axes, diagonal_axes", [((1,), (1,)), ((-1,), (1,)), (1, -1), ((0, 1), (-2,))]
-)
-def test_axis_traced_and_diagonal(make, trace_axes, diagonal_axes):
+@half(make=KERNELS, both=[((1,), (1,)), ((-1,), (1,)), (1, -1), ((0, 1), (-2,))])
+def test_axis_traced_and_diagonal(make, both):
+    trace_axes, diagonal_axes = both
     axis = 0 if diagonal_axes == (-2,) else 1
     with pytest.raises(ValueError, match=rf"axis {axis}.*\(3, 2\).*trace_axes and diagonal_axes"):
         call(make, mlp, X1, None, PARAMS, trace_axes=trace_axes, diagonal_axes=diagonal_axes)
 
 
-@kernels
-@pytest.mark.parametrize("which", ["trace_axes", "diagonal_axes"])
-@pytest.mark.parametrize("axes", [(1, 1), (1, -1), (0, 1, -2)])
+@half(make=KERNELS, which=("trace_axes", "diagonal_axes"), axes=[(1, 1), (1, -1), (0, 1, -2)])
 def test_repeated_axis(make, which, axes):
     options = {"trace_axes": (), "diagonal_axes": ()} | {which: axes}
     axis = 0 if -2 in axes else 1
@@ -72,15 +67,13 @@ def test_repeated_axis(make, which, axes):
         call(make, mlp, X1, None, PARAMS, **options)
 
 
-@kernels
-@pytest.mark.parametrize("axes", [(0.5,), (True,), ("1",), (None,)])
+@half(make=KERNELS, axes=[(0.5,), (True,), ("1",), (None,)])
 def test_axis_that_is_no_integer(make, axes):
     with pytest.raises(ValueError, match="trace_axes must be integers"):
         call(make, mlp, X1, None, PARAMS, trace_axes=axes)
 
 
-@kernels
-@pytest.mark.parametrize("axes", [1, -1, np.int64(1), [1], (np.int32(-1),)])
+@half(make=KERNELS, axes=[1, -1, np.int64(1), [1], (np.int32(-1),)])
 def test_axes_of_every_spelling(make, axes):
     actual = jax.jit(make(mlp, trace_axes=axes))(X1, X2, PARAMS)
     expected = jax.jit(make(mlp, trace_axes=(1,)))(X1, X2, PARAMS)
@@ -192,8 +185,7 @@ def tree_of_axes(params, x):
     return mlp(params, first) * scale, ((y * first[:, :1]).T, None)
 
 
-@with_vmap
-@pytest.mark.parametrize("axes", [(0, (1, None)), (-2, (-1, None)), (0, (np.int64(1), None))])
+@half(make=WITH_VMAP, axes=[(0, (1, None)), (-2, (-1, None)), (0, (np.int64(1), None))])
 def test_one_tree_of_axes_for_inputs_and_outputs(make, axes):
     x1, x2 = ((x, (uniform(7, 4, len(x)), None)) for x in (X1, X2))
 
@@ -258,8 +250,7 @@ def of_tree(params, x):
     return mlp(params, x["a"]) * x["b"][0]
 
 
-@kernels
-@pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit], ids=["eager", "jit"])
+@half(make=KERNELS, wrap=(lambda fn: fn, jax.jit))
 def test_x2_may_be_a_tree_of_none(make, wrap):
     x = {"a": X1, "b": [uniform(6, 3, 1), None]}
     fn = wrap(make(of_tree, trace_axes=()))
@@ -535,13 +526,10 @@ def length_of_batch(params, x):
 
 
 MIXING = (batch_norm, one_key_dropout, mean_of_batch, previous_example, length_of_batch)
-mixing = pytest.mark.parametrize("f", MIXING, ids=lambda f: f.__name__)
 MIXES = r"mixes examples.*vmap_axes=None.*check_vmap=False"
 
 
-@with_vmap
-@mixing
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@half(make=WITH_VMAP, f=MIXING, dtype=("float32", "float64"))
 def test_examples_that_are_mixed_are_an_error(make, f, dtype):
     params, x1, x2 = mlp_params(dtype), X1.astype(dtype), X2.astype(dtype)
     with pytest.raises(ValueError, match=MIXES):
@@ -551,7 +539,7 @@ def test_examples_that_are_mixed_are_an_error(make, f, dtype):
         call(make, f, x1[:1], x2, params, vmap_axes=0)
 
 
-@mixing
+@pytest.mark.parametrize("f", MIXING[1:3], ids=lambda f: f.__name__)
 def test_the_check_is_not_under_jit_and_can_be_turned_off(f):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -710,8 +698,7 @@ PUBLIC_CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", PUBLIC_CALLS.values(), ids=PUBLIC_CALLS)
-@pytest.mark.parametrize("kind", [Boom, ValueError, TypeError, NotImplementedError, KeyError])
+@half(call=PUBLIC_CALLS.values(), kind=(Boom, ValueError, TypeError, NotImplementedError, KeyError))
 def test_an_exception_of_f_passes_unchanged(call, kind):
     error = kind("mine")
 
@@ -724,8 +711,7 @@ def test_an_exception_of_f_passes_unchanged(call, kind):
     assert info.value.args == ("mine",)
 
 
-@pytest.mark.parametrize("call", PUBLIC_CALLS.values(), ids=PUBLIC_CALLS)
-@pytest.mark.parametrize("kind", [Boom, ValueError])
+@half(call=PUBLIC_CALLS.values(), kind=(Boom, ValueError))
 def test_an_exception_in_a_later_call_of_f_passes_unchanged(call, kind):
     """At every one of the calls of `f` that the library makes."""
     f, calls = counting(mlp)
@@ -802,15 +788,19 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("make", SCALED, ids=["ntk", "nngp", "batch"])
-@pytest.mark.parametrize("value", VALUES)
+@functools.cache
+def kernel_of_a_layer(make):
+    return make(lambda w, x: jnp.tanh(x @ w), trace_axes=())(X1, None, uniform(0, 4, 2))
+
+
+@half(make=SCALED, value=VALUES)
 def test_numbers_that_f_wants_as_values(make, value):
     """Then each is compiled for itself, and none runs operation by operation."""
     f, calls = counting(lambda w, x, s: jnp.tanh(x @ w) * VALUES[value](s))
     fn, w = make(f, trace_axes=()), uniform(0, 4, 2)
     for s in (0.25, 1.0, 0.25):
         calls.clear()
-        plain = make(lambda w, x: jnp.tanh(x @ w), trace_axes=())(X1, None, w)
+        plain = kernel_of_a_layer(make)
         np.testing.assert_allclose(fn(X1, None, w, s=s), plain * VALUES[value](s) ** 2)
     if make is not SCALED[2]:
         assert not calls
@@ -856,8 +846,7 @@ class Scale:
     value = 1.0
 
 
-@pytest.mark.parametrize("get", ["nngp", "ntk", ("nngp", "ntk")])
-@pytest.mark.parametrize("implementation", [0, 1])
+@half(get=("nngp", "ntk", ("nngp", "ntk")), implementation=(0, 1))
 def test_what_f_closes_over_is_read_when_it_is_compiled(get, implementation):
     """For both kernels alike, as under `jit`: for other shapes it is read anew."""
     scale = Scale()

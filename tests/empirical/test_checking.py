@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 from support import oracles
 from support.arrays import assert_equal, uniform
+from support.options import half
 
 import tangax as nt
 from tangax._engine import evaluate, kinds, linearise, program
@@ -224,8 +225,7 @@ def test_every_mistake_is_caught(name, monkeypatch):
         assert max(ntk_fn.check(X, params_of(f)).values()) > 1
 
 
-@pytest.mark.parametrize("f", SHAPES)
-@pytest.mark.parametrize("vmap_axes", [0, None])
+@half(f=SHAPES, vmap_axes=(0, None))
 def test_what_is_right_is_checked_in_silence(f, vmap_axes):
     params = params_of(f)
     ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=vmap_axes)
@@ -271,8 +271,7 @@ def test_a_leaf_is_warned_of_once_and_whole_from_then_on(broken):
     assert "whole Jacobians of params['v'], params['w'], which differed" in str(plan)
 
 
-@pytest.mark.parametrize("memory", [None, 1])
-@pytest.mark.parametrize("vmap_axes", [0, None])
+@half(memory=(1, None), vmap_axes=(0, None))
 def test_whole_leaves_in_blocks(broken, memory, vmap_axes):
     params = params_of(mlp)
     ntk_fn = nt.empirical_ntk_fn(mlp, (), vmap_axes=vmap_axes, memory=memory)
@@ -443,8 +442,7 @@ def standardised(h):
     return (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-6)
 
 
-@pytest.mark.parametrize("name", CANCELLED)
-@pytest.mark.parametrize("vmap_axes", [0, None])
+@half(name=CANCELLED, vmap_axes=(0, None))
 def test_a_derivative_that_is_rounding_is_no_difference(name, vmap_axes):
     for seed in range(2):
         params = {"w": uniform(seed, 16, 4, dtype="float32"), "s": jnp.float32(1)}
@@ -550,8 +548,7 @@ def test_what_vmap_refuses_is_checked_in_turn(broken):
     assert_equal(nt.empirical_ntk_fn(f, (), vmap_axes=0)(x, None, params), expected)
 
 
-@pytest.mark.parametrize("place", ["w", "v", "x"])
-@pytest.mark.parametrize("activation", [jnp.asarray, jax.nn.relu, jnp.tanh])
+@half(place=("w", "v", "x"), activation=(jnp.asarray, jax.nn.relu, jnp.tanh))
 def test_infinities_are_no_difference(place, activation):
     """Nor are lengths whose squares overflow."""
     params, x = {"w": uniform(1, 6, 5), "v": uniform(2, 5, 3)}, uniform(3, 4, 6)

@@ -1,15 +1,17 @@
 """Kernels equal their definitions: every case, implementation and choice of axes.
 
-By default each case of the core meets every implementation, `x2` given and not, with one choice of
-axes each, drawn by the case's name so that the table as a whole meets every combination. `--full`
-runs the whole product.
+By default each case of the core is compiled once, with two of the factored kernels (`AUTO` and
+`STRUCTURED_DERIVATIVES`, one of them with `x2`), the NNGP and for some the product with a vector;
+every fourth has one of the plain implementations too, which know no kinds of sites. Choices of axes
+are dealt out so that the table as a whole meets every combination. `--full` runs the whole product.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
-import random
 import warnings
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ import numpy as np
 import pytest
 from support import cases, oracles
 from support.arrays import assert_equal, has_parameters, mlp, mlp_params, uniform
+from support.expected import full_ntk
+from support.options import half
 
 import tangax as nt
 
@@ -28,30 +32,93 @@ ONE_LENGTH = ("diagonal_first", "trace_all", "mixed")  # twins of the batch axis
 # --- the product of cases and options -------------------------------------------------------------
 
 
+class Call(NamedTuple):
+    """One NTK of a case."""
+
+    implementation: int
+    given: bool  # whether there is an `x2`
+    choice: str  # of axes
+    vmap_axes: int | None
+
+
+class Asked(NamedTuple):
+    """What one test computes of a case, in one compilation."""
+
+    name: str
+    calls: tuple[Call, ...]
+    given: bool  # of the NNGP and of the product with a vector
+    choice: str  # of axes, of the NNGP
+    product: bool  # whether the product with a vector is computed
+    jit: bool
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "implementation" in metafunc.fixturenames and "name" in metafunc.fixturenames:
-        rows = list(products(full=metafunc.config.getoption("full")))
-        metafunc.parametrize("name, implementation, given", rows, ids=[row_id(*r) for r in rows])
-    elif "given" in metafunc.fixturenames and "name" in metafunc.fixturenames:
-        full = metafunc.config.getoption("full")
-        rows = [
-            (name, given)
-            for i, name in enumerate(cases.NAMES if full else cases.CORE)
-            for given in ((True, False) if full else (i % 2 == 0,))
-        ]
-        metafunc.parametrize("name, given", rows, ids=[row_id(n, "", g) for n, g in rows])
+    if "asked" in metafunc.fixturenames:
+        rows = everything() if metafunc.config.getoption("full") else dealt()
+        metafunc.parametrize("asked", [pytest.param(row, id=row_id(row)) for row in rows])
 
 
-def products(full):
-    for i, name in enumerate(cases.NAMES if full else cases.CORE):
+def row_id(asked):
+    implementations = dict.fromkeys(str(int(call.implementation)) for call in asked.calls)
+    return f"{asked.name}-{'+'.join(implementations)}"
+
+
+def everything():
+    """The whole product: a test for each case and implementation."""
+    for i, name in enumerate(cases.NAMES):
+        case = cases.get(name)
         for k, implementation in enumerate(IMPLEMENTATIONS):
-            for given in (True, False):
-                if full or given == ((i + k) % 2 == 0):
-                    yield name, implementation, given
+            calls = [
+                Call(implementation, given, *variant)
+                for given in (True, False)
+                for variant in variants(case, given)
+            ]
+            choice = CHOICES[(i + k) % len(CHOICES)]
+            given = k % 2 == 0
+            fits = fitting_axes(case, choice, given) is not None
+            yield Asked(
+                name,
+                tuple(calls),
+                given,
+                choice if fits else "full",
+                product=k < 2,
+                jit=(i + k) % 8 > 0,  # out of it is slow
+            )
 
 
-def row_id(name, implementation, given):
-    return "-".join(filter(None, (name, f"{implementation}", "x1_x2" if given else "x1")))
+@functools.cache
+def dealt():
+    """A test for each case of the core, whose calls have the choices that came least before."""
+    counts = collections.Counter()
+    return [dealt_to(i, cases.get(name), counts) for i, name in enumerate(cases.CORE)]
+
+
+def dealt_to(i, case, counts):
+    """A test for the `i`-th case of the core; `counts` says how often each choice came before."""
+
+    def deal(implementation, given, vmap_axes):
+        fitting = [v for v in variants(case, given) if v[1] in vmap_axes]
+        marks = {v: (("of", implementation, *v), ("x2", given, *v)) for v in fitting}
+        variant = min(fitting, key=lambda v: [counts[mark] for mark in marks[v]])
+        counts.update(marks[variant])
+        return Call(implementation, given, *variant)
+
+    factored = IMPLEMENTATIONS[::3] if i % 2 else IMPLEMENTATIONS[::-3]
+    batch = (None,) if i % 4 == 2 or not case.batched else (0,)  # the same, to compile it once
+    calls = [deal(factored[0], True, batch), deal(factored[1], False, batch)]
+    if i % 4 == 0:
+        calls.append(deal(IMPLEMENTATIONS[1 + i // 4 % 2], i // 8 % 2 == 0, (None, 0)))
+    given = (i + i // 4) % 2 == 0
+    choice = min((v[0] for v in variants(case, given)), key=lambda c: counts["nngp", given, c])
+    counts["nngp", given, choice] += 1
+    return Asked(
+        case.name,
+        tuple(calls),
+        given,
+        choice,
+        product=i % 4 == 1,
+        jit=i % 24 != 5,
+    )
 
 
 def inputs(case, given, choice):
@@ -76,10 +143,11 @@ def output_shapes(name, given, choice):
     """The outputs' shapes for `x1` and for `x2`."""
     case = cases.get(name)
     x1, x2 = inputs(case, given, choice)
-    return [
-        jax.tree.leaves(jax.eval_shape(lambda x=x: case.f(case.params, x, **case.kwargs)))
-        for x in (x1, x1 if x2 is None else x2)
-    ]
+    first = jax.eval_shape(lambda: case.f(case.params, x1, **case.kwargs))
+    second = first
+    if x2 is not None:
+        second = jax.eval_shape(lambda: case.f(case.params, x2, **case.kwargs))
+    return jax.tree.leaves(first), jax.tree.leaves(second)
 
 
 def fitting_axes(case, choice, given):
@@ -102,40 +170,23 @@ def fitting_axes(case, choice, given):
     return trace, diagonal
 
 
+@functools.cache
 def variants(case, given):
     """Every `(choice, vmap_axes)` that fits."""
     fitting = [c for c in CHOICES if fitting_axes(case, c, given) is not None]
     return list(itertools.product(fitting, (None, 0) if case.batched else (None,)))
 
 
-def drawn(case, given, implementation):
-    """One of the variants."""
-    return random.Random(f"{case.name} {given} {implementation}").choice(variants(case, given))
-
-
-@functools.lru_cache(maxsize=64)
-def jacobians(name, x):
-    """The oracle's Jacobians of a case at its `"x1"` or `"x2"`."""
-    case = cases.get(name)
-    return oracles.jacobians(
-        case.f, case.params, getattr(case, x), case.kwargs, forward=not case.reverse
-    )
-
-
-def full_ntk(name, given):
-    """The oracle's kernel of all pairs of outputs."""
-    return oracles.products(jacobians(name, "x1"), jacobians(name, "x2" if given else "x1"))
-
-
-def expected_ntk(name, given, choice):
+def expected_ntk(name, call):
     """The oracle's kernel for a choice of axes."""
     case = cases.get(name)
-    x1, x2 = inputs(case, given, choice)
-    kernel = full_ntk(name, given)
+    x1, x2 = inputs(case, call.given, call.choice)
+    kernel = full_ntk(name, call.given)
     if x2 is not None and case.batched:
         n, m = (len(jax.tree.leaves(x)[0]) for x in (x1, x2))
         kernel = jax.tree.map(lambda k: k[:n, :m], kernel)
-    return jax.tree.map(lambda k: oracles.apply_axes(k, *axes(case, choice, given)), kernel)
+    chosen = axes(case, call.choice, call.given)
+    return jax.tree.map(lambda k: oracles.apply_axes(k, *chosen), kernel)
 
 
 # What JAX raises for functions that have no reverse mode: loops, and solvers.
@@ -166,103 +217,140 @@ def transposed(kernel, trace, diagonal):
     return np.transpose(kernel, order)
 
 
-def test_ntk_is_the_product_of_jacobians(name, implementation, given, request):
-    case = cases.get(name)
-    full = request.config.getoption("full")
+def assert_symmetric(kernel, trace, diagonal):
+    """To the last bit."""
+    for k in map(np.asarray, jax.tree.leaves(kernel)):
+        np.testing.assert_array_equal(k, transposed(k, trace, diagonal))
+
+
+def ntk_of(case, call):
+    trace, diagonal = axes(case, call.choice, call.given)
+    return nt.empirical_ntk_fn(case.f, trace, diagonal, call.vmap_axes, call.implementation)
+
+
+def refused(case, call):
+    """What is raised, where the function has one direction of differentiation only."""
+    if call.implementation != 2 or (case.forward and case.reverse):
+        return None
+    return (JAX_REFUSES, NO_REVERSE_MODE) if case.forward else (ValueError, "AUTO")
+
+
+def compute(case, asked, calls, v):
+    """The NTKs of the calls, the NNGP and, where `v` is one, the product with it."""
+
+    def ntks(whole, calls):
+        """Of `case`, with the inputs of `whole`."""
+        return [
+            ntk_of(case, call)(*inputs(whole, call.given, call.choice), whole.params, **case.kwargs)
+            for call in calls
+        ]
+
+    @jax.jit
+    def compiled(params, x1, x2, v):
+        whole = dataclasses.replace(case, params=params, x1=x1, x2=x2)
+        nngp_fn = nt.empirical_nngp_fn(case.f, *axes(case, asked.choice, asked.given))
+        nngp = nngp_fn(*inputs(whole, asked.given, asked.choice), params, **case.kwargs)
+        product = None
+        if v is not None:
+            second = x2 if asked.given else None
+            product = nt.empirical_ntk_vp_fn(case.f, x1, second, params, **case.kwargs)(v)
+        return ntks(whole, calls if asked.jit else ()), nngp, product
+
+    found, nngp, product = compiled(case.params, case.x1, case.x2, v)
+    if not asked.jit:  # with the check of `vmap_axes`, for a compiled `f`
+        f = jax.jit(functools.partial(case.f, **case.kwargs))
+        found = [
+            dataclasses.replace(ntk_of(case, call), f=f)(
+                *inputs(case, call.given, call.choice), case.params
+            )
+            for call in calls
+        ]
+    return found, nngp, product
+
+
+def test_kernels_are_their_definitions(asked):
+    case = cases.get(asked.name)
     if not has_parameters(case):
         with pytest.raises(TypeError, match="floating-point"):
             nt.empirical_ntk_fn(case.f)(case.x1, None, case.params, **case.kwargs)
         return
-    jit = random.Random(f"{name} {implementation} {given}").random() < 7 / 8  # eager is slow
-    for choice, vmap_axes in (
-        variants(case, given) if full else [drawn(case, given, implementation)]
-    ):
-        trace, diagonal = axes(case, choice, given)
-        x1, x2 = inputs(case, given, choice)
-        ntk_fn = nt.empirical_ntk_fn(case.f, trace, diagonal, vmap_axes, implementation)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "trace_axes sums over")
-            if implementation == 2 and not case.forward:
-                with pytest.raises(ValueError, match="AUTO"):
-                    evaluate(ntk_fn, case, x1, x2, jit)
-                continue
-            if implementation == 2 and not case.reverse:
-                with pytest.raises(JAX_REFUSES, match=NO_REVERSE_MODE):
-                    evaluate(ntk_fn, case, x1, x2, jit)
-                continue
-            kernel = evaluate(ntk_fn, case, x1, x2, jit)
-        assert_equal(kernel, expected_ntk(name, given, choice))
-        if not given:
-            for k in map(np.asarray, jax.tree.leaves(kernel)):
-                np.testing.assert_array_equal(k, transposed(k, trace, diagonal))
+    refusals = {call: refused(case, call) for call in asked.calls}
+    calls = [call for call, why in refusals.items() if why is None]
+    v = vector(case, asked.given) if asked.product and case.reverse else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "trace_axes sums over")
+        for call, why in refusals.items():
+            if why is not None:
+                with pytest.raises(why[0], match=why[1]):
+                    compute(case, asked, [call], None)
+        if asked.product and not case.reverse:
+            with pytest.raises(JAX_REFUSES, match=NO_REVERSE_MODE):
+                compute(case, asked, (), vector(case, asked.given))
+        ntks, nngp, product = compute(case, asked, calls, v)
+    for call, ntk in zip(calls, ntks, strict=True):
+        assert_equal(ntk, expected_ntk(asked.name, call))
+        if not call.given:
+            assert_symmetric(ntk, *axes(case, call.choice, call.given))
+    check_nngp(case, asked, nngp)
+    if v is not None:
+        check_product(case, asked.given, v, product)
+
+
+def check_nngp(case, asked, nngp):
+    trace, diagonal = axes(case, asked.choice, asked.given)
+    x1, x2 = inputs(case, asked.given, asked.choice)
+    f = jax.jit(functools.partial(case.f, **case.kwargs))
+    expected = oracles.naive_nngp(f, case.params, x1, x2, trace_axes=trace, diagonal_axes=diagonal)
+    assert_equal(nngp, expected)
+    if not asked.given:
+        assert_symmetric(nngp, trace, diagonal)
+
+
+def vector(case, given):
+    """Numbers like the outputs of `x2`."""
+    x2 = case.x2 if given else case.x1
+    outputs = jax.eval_shape(lambda: case.f(case.params, x2, **case.kwargs))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda y: jnp.asarray(rng.normal(size=y.shape)), outputs)
+
+
+def check_product(case, given, v, product):
+    if len(jax.tree.leaves(v)) == 1:
+        (kernel,) = jax.tree.leaves(full_ntk(case.name, given))
+        (only,) = jax.tree.leaves(v)
+        rank = only.ndim
+        kernel = kernel.transpose([*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)])
+        expected = np.tensordot(kernel, only, rank).ravel()
+    else:
+
+        def flat(params, x, **kwargs):
+            """All outputs in one: its kernel has the cross terms between outputs."""
+            outputs = case.f(params, x, **kwargs)
+            return jnp.concatenate([y.ravel() for y in jax.tree.leaves(outputs)])
+
+        x2 = case.x2 if given else None
+        kernel = oracles.naive_ntk(flat, case.params, case.x1, x2, kwargs1=case.kwargs)
+        expected = kernel @ np.concatenate([y.ravel() for y in jax.tree.leaves(v)])
+    outputs = jax.eval_shape(lambda: case.f(case.params, case.x1, **case.kwargs))
+    assert jax.tree.structure(product) == jax.tree.structure(v) == jax.tree.structure(outputs)
+    assert jax.tree.map(jnp.shape, product) == jax.tree.map(lambda y: y.shape, outputs)
+    assert_equal(np.concatenate([np.ravel(y) for y in jax.tree.leaves(product)]), expected)
 
 
 def test_the_default_run_covers_every_combination():
     """Every implementation, and `x2` with and without, meets every choice of axes and vmap_axes."""
-    met, met_given = set(), set()
-    for name, implementation, given in products(full=False):
-        variant = drawn(cases.get(name), given, implementation)
-        met.add((implementation, *variant))
-        met_given.add((given, *variant))
+    calls = [call for asked in dealt() for call in asked.calls]
+    met = {(call.implementation, call.choice, call.vmap_axes) for call in calls}
+    met_given = {(call.given, call.choice, call.vmap_axes) for call in calls}
     assert met == set(itertools.product(IMPLEMENTATIONS, CHOICES, (None, 0)))
     assert met_given == set(itertools.product((True, False), CHOICES, (None, 0)))
-
-
-def test_nngp_is_the_product_of_outputs(name, given):
-    case = cases.get(name)
-    choice, _ = drawn(case, given, "nngp")
-    trace, diagonal = axes(case, choice, given)
-    x1, x2 = inputs(case, given, choice)
-    f = jax.jit(functools.partial(case.f, **case.kwargs))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "trace_axes sums over")
-        kernel = evaluate(nt.empirical_nngp_fn(case.f, trace, diagonal), case, x1, x2, jit=True)
-    expected = oracles.naive_nngp(f, case.params, x1, x2, trace_axes=trace, diagonal_axes=diagonal)
-    assert_equal(kernel, expected)
-    if not given:
-        for k in map(np.asarray, jax.tree.leaves(kernel)):
-            np.testing.assert_array_equal(k, transposed(k, trace, diagonal))
-
-
-def test_ntk_vp_is_the_kernel_times_a_vector(name, given):
-    case = cases.get(name)
-    if not has_parameters(case):
-        return
-
-    def flat(params, x, **kwargs):
-        """All outputs in one: its kernel has the cross terms between outputs."""
-        return jnp.concatenate([y.ravel() for y in jax.tree.leaves(case.f(params, x, **kwargs))])
-
-    x2 = case.x2 if given else None
-    outputs = jax.eval_shape(
-        lambda: case.f(case.params, case.x1 if x2 is None else x2, **case.kwargs)
-    )
-    rng = np.random.default_rng(0)
-    v = jax.tree.map(lambda y: jnp.asarray(rng.normal(size=y.shape)), outputs)
-
-    @jax.jit
-    def product(x1, x2, params, v):
-        return nt.empirical_ntk_vp_fn(case.f, x1, x2, params, **case.kwargs)(v)
-
-    if not case.reverse:
-        with pytest.raises(JAX_REFUSES, match=NO_REVERSE_MODE):
-            product(case.x1, x2, case.params, v)
-        return
-    actual = product(case.x1, x2, case.params, v)
-    if len(jax.tree.leaves(outputs)) == 1:
-        (kernel,) = jax.tree.leaves(full_ntk(name, given))
-        (vector,) = jax.tree.leaves(v)
-        rank = vector.ndim
-        kernel = kernel.transpose([*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)])
-        expected = np.tensordot(kernel, vector, rank).ravel()
-    else:
-        kernel = oracles.naive_ntk(flat, case.params, case.x1, x2, kwargs1=case.kwargs)
-        expected = kernel @ np.concatenate([y.ravel() for y in jax.tree.leaves(v)])
-    assert jax.tree.structure(actual) == jax.tree.structure(outputs)
-    shape1 = jax.eval_shape(lambda: case.f(case.params, case.x1, **case.kwargs))
-    assert jax.tree.map(jnp.shape, actual) == jax.tree.map(lambda y: y.shape, shape1)
-    flat_actual = np.concatenate([np.ravel(y) for y in jax.tree.leaves(actual)])
-    assert_equal(flat_actual, expected)
+    nngps = {(asked.given, asked.choice) for asked in dealt()}
+    assert nngps == set(itertools.product((True, False), CHOICES))
+    assert {asked.given for asked in dealt() if asked.product} == {True, False}
+    # Every kind with `x2` and without, by each of the factored ways.
+    for asked in dealt():
+        assert {call.given for call in asked.calls} == {True, False}
+        assert {0, 3} <= {call.implementation for call in asked.calls}
 
 
 # --- properties of a few functions ----------------------------------------------------------------
@@ -270,7 +358,6 @@ def test_ntk_vp_is_the_kernel_times_a_vector(name, given):
 
 X1, X2 = uniform(4, 3, 4), uniform(5, 2, 4)
 implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-vmap_or_not = pytest.mark.parametrize("vmap_axes", [None, 0])
 
 
 def matrix(kernel):
@@ -279,9 +366,7 @@ def matrix(kernel):
     return np.asarray(kernel, np.float64).transpose(0, 2, 1, 3).reshape(n * o, m * q)
 
 
-@implementations
-@vmap_or_not
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None), dtype=(np.float32, np.float64))
 def test_kernel_is_symmetric_and_positive_semidefinite(implementation, vmap_axes, dtype):
     # More outputs than parameters: eigenvalues that are zero must not turn out negative.
     params, x = mlp_params(dtype, width=2, outputs=3), uniform(6, 9, 4, dtype=dtype)
@@ -300,8 +385,7 @@ def test_nngp_is_symmetric_and_positive_semidefinite():
     assert eigenvalues[0] >= -1e-14 * eigenvalues[-1]
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_jit_changes_nothing(implementation, vmap_axes):
     ntk_fn = nt.empirical_ntk_fn(mlp, (), (), vmap_axes, implementation)
     for x2 in (X2, None):
@@ -320,8 +404,7 @@ def test_kernel_fn_under_jit_with_static_get():
         )
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_vmap_over_parameters(implementation, vmap_axes):
     ntk_fn = nt.empirical_ntk_fn(mlp, (), (), vmap_axes, implementation)
     stacked = {k: uniform(7, 3, *w.shape) for k, w in mlp_params().items()}
@@ -331,9 +414,7 @@ def test_vmap_over_parameters(implementation, vmap_axes):
         assert_equal(kernels[i], oracles.naive_ntk(mlp, params, X1, X2))
 
 
-@implementations
-@vmap_or_not
-@pytest.mark.parametrize("x2", [X2, None], ids=["x1_x2", "x1"])
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None), x2=(X2, None))
 def test_gradient_of_a_kernel_entry(implementation, vmap_axes, x2):
     ntk_fn = nt.empirical_ntk_fn(mlp, (), (), vmap_axes, implementation)
 
@@ -354,8 +435,7 @@ def test_gradient_of_a_kernel_entry(implementation, vmap_axes, x2):
 # --- dtypes ---------------------------------------------------------------------------------------
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_float32_stays_float32(implementation, vmap_axes):
     params = mlp_params(np.float32)
     x = X1.astype(np.float32)
@@ -368,10 +448,9 @@ def test_float32_stays_float32(implementation, vmap_axes):
     np.testing.assert_allclose(kernel, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-@implementations
-@pytest.mark.parametrize(
-    "params_dtype, x_dtype, expected",
-    [
+@half(
+    implementation=IMPLEMENTATIONS,
+    dtypes=[
         ("float32", "float64", "float64"),
         ("float64", "float32", "float64"),
         ("bfloat16", "float32", "float32"),
@@ -380,9 +459,8 @@ def test_float32_stays_float32(implementation, vmap_axes):
         ("float16", "float16", "float32"),
     ],
 )
-def test_kernel_has_the_dtype_of_outputs_and_parameters(
-    implementation, params_dtype, x_dtype, expected
-):
+def test_kernel_has_the_dtype_of_outputs_and_parameters(implementation, dtypes):
+    params_dtype, x_dtype, expected = dtypes
     params, x = mlp_params(params_dtype), X1.astype(x_dtype)
     ntk_fn = nt.empirical_ntk_fn(mlp, vmap_axes=0, implementation=implementation)
     kernel = jax.jit(ntk_fn)(x, None, params)
@@ -395,21 +473,33 @@ def test_kernel_has_the_dtype_of_outputs_and_parameters(
     assert error <= tolerance * np.abs(naive).max()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("implementation", [0, 1, 3])
-def test_sixteen_bits_are_contracted_in_thirty_two(dtype, implementation):
-    """A sum over many parameters and many leaves, rounded to 16 bits once."""
+def summed(w, x):
+    return jnp.sum(w * x, axis=-1, keepdims=True)
+
+
+def multiplied(w, x):
+    return x @ w[:, None]
+
+
+@half(dtype=("bfloat16", "float16"), implementation=(0, 1, 3), term=(summed, multiplied))
+def test_sixteen_bits_are_contracted_in_thirty_two(dtype, implementation, term):
+    """A sum over many parameters and many leaves, rounded to 16 bits at no place."""
     leaves = [uniform(i, 200, dtype=dtype) for i in range(25)]
     x = uniform(1000, 2, 25, 200, dtype=dtype)
 
     def f(params, x):
-        return sum(jnp.sum(w * x[:, i], axis=-1, keepdims=True) for i, w in enumerate(params))
+        return sum(term(w, x[:, i]) for i, w in enumerate(params))
 
-    ntk_fn = nt.empirical_ntk_fn(f, (), (), 0, implementation)
-    kernel = jax.jit(ntk_fn)(x, None, leaves)
-    exact = np.asarray(x, np.float64).reshape(2, -1)  # the Jacobian, without rounding
-    error = np.abs(np.asarray(kernel, np.float64)[:, :, 0, 0] - exact @ exact.T).max()
-    assert error <= float(jnp.finfo(dtype).eps) * np.abs(exact @ exact.T).max()
+    @jax.jit
+    def kernels(leaves):
+        axes = ((), (0,))
+        return [nt.empirical_ntk_fn(f, (), a, 0, implementation)(x, None, leaves) for a in axes]
+
+    full, diagonal = (np.asarray(kernel, np.float64) for kernel in kernels(leaves))
+    J = np.asarray(x, np.float64).reshape(2, -1)  # without rounding
+    bound = 1e-5 * np.abs(J @ J.T).max()
+    assert np.abs(full[:, :, 0, 0] - J @ J.T).max() <= bound
+    assert np.abs(diagonal[:, 0, 0] - np.diag(J @ J.T)).max() <= bound
 
 
 def elementwise(params, x):
@@ -455,10 +545,13 @@ def last_axis_batch(params, x):
     return jnp.tanh(params["w"].T @ x)[:, :, None]
 
 
-@implementations
-@pytest.mark.parametrize("in_axes, out_axes", [(1, 1), (-1, -2)])
-@pytest.mark.parametrize("choice", [((), ()), ((), (1,)), ((0, 2), (1,)), ((2,), (0,))])
-def test_batch_axis_anywhere(implementation, in_axes, out_axes, choice):
+@half(
+    implementation=IMPLEMENTATIONS,
+    places=[(1, 1), (-1, -2)],
+    choice=[((), ()), ((), (1,)), ((0, 2), (1,)), ((2,), (0,))],
+)
+def test_batch_axis_anywhere(implementation, places, choice):
+    in_axes, out_axes = places
     params = {"w": uniform(1, 4, 2)}
     x = X1.T
     ntk_fn = nt.empirical_ntk_fn(last_axis_batch, *choice, (in_axes, out_axes, {}), implementation)
@@ -480,8 +573,7 @@ def two_inputs(params, x, *, scale, pattern, shift=0.0):
     return {"last": h.T, "first": jnp.sin(h) * x["shared"] + shift}
 
 
-@implementations
-@pytest.mark.parametrize("given", [True, False], ids=["x1_x2", "x1"])
+@half(implementation=IMPLEMENTATIONS, given=(True, False))
 def test_trees_of_batch_axes(implementation, given):
     """A batch axis of its own for each leaf, shared leaves, keyword arguments with examples."""
     params = {"w": uniform(1, 4, 2), "v": uniform(2, 3, 2)}
@@ -544,9 +636,7 @@ def shifted(params, x, shift):
 
 
 @pairs_without_x2
-@implementations
-@vmap_or_not
-@pytest.mark.parametrize("x2", [X2, None], ids=["x1_x2", "x1"])
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None), x2=(X2, None))
 def test_a_pair_of_keyword_arguments_is_split(implementation, vmap_axes, x2):
     params = {"w": uniform(1, 4, 2)}
     ntk_fn = jax.jit(nt.empirical_ntk_fn(shifted, (), (), vmap_axes, implementation))
@@ -625,8 +715,7 @@ def test_rng_none_and_a_pair_of_keys():
 # --- trees of parameters and inputs of every kind -------------------------------------------------
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_numpy_inputs_and_python_floats(implementation, vmap_axes):
     def f(params, x):
         return jnp.tanh(params["s"] * (x @ params["w"])) + params["t"]
@@ -637,8 +726,7 @@ def test_numpy_inputs_and_python_floats(implementation, vmap_axes):
     assert_equal(kernel, oracles.naive_ntk(f, params, X1, X2))
 
 
-@implementations
-@vmap_or_not
+@half(implementation=IMPLEMENTATIONS, vmap_axes=(0, None))
 def test_leaves_that_are_no_numbers_are_constants(implementation, vmap_axes):
     """Functions, strings, integers, keys and `None` among the parameters."""
 
@@ -695,13 +783,13 @@ def test_outputs_that_are_no_arrays_of_jax(implementation):
     assert_equal(kernels["dense"], dense)
 
 
-@implementations
-@vmap_or_not
-@pytest.mark.parametrize(
-    "n, m, d, width, outputs",
-    [(0, 2, 4, 5, 2), (3, 0, 4, 5, 2), (0, 0, 0, 5, 2), (3, 2, 0, 0, 2), (3, 2, 4, 5, 0)],
+@half(
+    implementation=IMPLEMENTATIONS,
+    vmap_axes=(0, None),
+    sizes=[(0, 2, 4, 5, 2), (3, 0, 4, 5, 2), (0, 0, 0, 5, 2), (3, 2, 0, 0, 2), (3, 2, 4, 5, 0)],
 )
-def test_zero_size(implementation, vmap_axes, n, m, d, width, outputs):
+def test_zero_size(implementation, vmap_axes, sizes):
+    n, m, d, width, outputs = sizes
     params = mlp_params(None, d, width, outputs)
     x1, x2 = uniform(6, n, d), uniform(7, m, d)
     ntk_fn = nt.empirical_ntk_fn(mlp, (-1,), (), vmap_axes, implementation)
@@ -720,8 +808,7 @@ def test_nothing_is_left_over_where_two_functions_share_a_kernel_fn():
 # --- one direction of differentiation only --------------------------------------------------------
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", [n for n in cases.NAMES if n.startswith("custom_vjp")])
+@half(jit=(True, False), name=[n for n in cases.NAMES if n.startswith("custom_vjp")])
 def test_custom_vjp(name, jit):
     """No forward mode: every call works but implementation 2, which names those that do."""
     case = cases.get(name)
@@ -733,8 +820,7 @@ def test_custom_vjp(name, jit):
         evaluate(ntk_fn, case, case.x1, case.x2, jit)
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", [n for n in cases.NAMES if n.startswith("custom_vjp")])
+@half(jit=(True, False), name=[n for n in cases.NAMES if n.startswith("custom_vjp")])
 def test_ntk_vp_of_custom_vjp(name, jit):
     case = cases.get(name)
     v = uniform(1, *jax.eval_shape(case.f, case.params, case.x2).shape)
@@ -746,9 +832,11 @@ def test_ntk_vp_of_custom_vjp(name, jit):
     assert_equal((jax.jit(product) if jit else product)(v), expected)
 
 
-@pytest.mark.parametrize("implementation", [0, 1, 3])
-@pytest.mark.parametrize("function", ["while_loop", "solve_without_transpose"])
-@vmap_or_not
+@half(
+    implementation=(0, 1, 3),
+    function=("while_loop", "solve_without_transpose"),
+    vmap_axes=(0, None),
+)
 def test_without_reverse_mode(function, implementation, vmap_axes):
     case = cases.get(function)
     ntk_fn = nt.empirical_ntk_fn(case.f, (), (), vmap_axes, implementation)

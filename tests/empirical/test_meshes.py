@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from support import cases, oracles
 from support.arrays import assert_equal, uniform
+from support.options import half
 
 import tangax as nt
 
@@ -38,10 +39,13 @@ def kernel():
     return oracles.naive_ntk(network, PARAMS, X)
 
 
-@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
-@pytest.mark.parametrize("vary, check", [(False, True), (True, True), (False, False)])
-@pytest.mark.parametrize("memory", [None, 1])
-def test_rows_inside_shard_map(kernel, implementation, vary, check, memory):
+@half(
+    implementation=(0, 1, 3, 2),
+    varying=[(False, True), (True, True), (False, False)],
+    memory=(None, 1),
+)
+def test_rows_inside_shard_map(kernel, implementation, varying, memory):
+    vary, check = varying
     if memory and implementation in (1, 2):
         pytest.skip("it has no blocks")
     ntk_fn = nt.empirical_ntk_fn(
@@ -76,8 +80,7 @@ def test_own_kernels_inside_shard_map(kernel):
         assert_equal(own, kernel[here, here])
 
 
-@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
-@pytest.mark.parametrize("jit", [False, True])
+@half(implementation=(0, 1, 2, 3), jit=(True, False))
 def test_explicit_meshes(kernel, implementation, jit):
     mesh = mesh_of(AxisType.Explicit)
     ntk_fn = nt.empirical_ntk_fn(network, (), vmap_axes=0, implementation=implementation)

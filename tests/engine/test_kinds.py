@@ -7,59 +7,30 @@ import jax.numpy as jnp
 import pytest
 from support import cases, models, oracles
 from support.arrays import QUICK, assert_equal, uniform
+from support.expected import full_ntk
 
 import tangax as nt
 
-KINDS = {
-    "dense": """dense dot_weight_left dot_weight_right_last dot_two_batch_swapped dot_everything
-        dot_two_contracted_swapped dot_batch_between dot_free_around_contracted einsum_letters
-        einsum_weight_left ntk_parameterisation low_rank reshape_transpose_reshape slice
-        embedding_one_hot attention_heads attention_causal attention_linear dot_product_attention
-        tied_alike tied_two_lengths scan_layers scan_layers_checkpoint scan_layers_unroll
-        scan_layers_reverse scan_layers_reshaped scan_layers_scaled scan_length_one rnn_reverse
-        rnn_unroll rnn_tied_to_head roll concatenated_weights stacked_weight_and_bias
-        stack_of_weights joined_inputs joined_transposed joined_twice joined_batch joined_in_jit
-        joined_weight_left joined_parts_of_one joined_and_split joined_flat joined_before_scan
-        joined_of_scaled_scan joined_layers_by_units transpose transpose_three_axes reshape
-        transpose_of_reshape astype jit_in_jit checkpoint vmap_inside map scan_in_scan
-        scan_in_scan_of_stacks joined_layers joined_stacks_of_layers dense_experts
-        top_k_experts lora joined_empty_layers joined_empty_slices joined_unstacked_parts
-        embedding_of_product""",
-    "bias+dense": """dense_bias dense_on_tokens rnn_unrolled scan_layers_bias rnn lstm
-        joined_empty_rest""",
-    "bias+dense+returned": "gru",
-    "dense+returned": "rnn_initial_state rnn_vmapped",
-    "conv": """conv_same conv_strides conv_padding conv_rhs_dilation conv_lhs_dilation
-        conv_everything conv_groups conv_depthwise conv_nhwc_groups conv_odd_layout conv_1d_causal
-        conv_3d conv_flipped conv_transpose conv_kernel_reshaped conv_vmapped scan_conv_layers
-        joined_kernels""",
-    "embedding": """embedding embedding_take embedding_repeated_ids embedding_columns embedding_clip
-        embedding_fill embedding_negative_ids embedding_scaled embedding_two_dimensional_ids
-        embedding_vmapped embedding_slices embedding_slices_clamped embedding_of_transposed_table
-        embedding_in_two_tables joined_tables""",
-    "bias": "joined_bias joined_with_empty",
-    "returned": "joined_carry joined_returned",
-    "bias+scale": "layer_norm",
-    "dense+scale": "rms_norm scan_layers_gain scan_transformer spectral_norm",
-    "bias+dense+scale": "batch_norm_fixed group_norm layer_norm_after_dense",
-    "dense+embedding": """embedding_tied embedding_and_dense embedding_in_scan
-        embedding_by_one_example""",
-    "dense+generic": "joined_with_others joined_strided joined_unstacked joined_and_tied",
-    "generic": """conv_batch_groups einsum_trace joined_and_split_across joined_nonlinear
-        joined_strided_layers joined_associative embedding_two_indices""",
-}
+
+def in_turn(name, value, turn):
+    """By default one of two values, in turn, for each case."""
+    return pytest.param(name, value, marks=() if turn % 2 else pytest.mark.full)
 
 
 @pytest.mark.parametrize(
-    "name, kinds", [(name, kinds) for kinds, names in KINDS.items() for name in names.split()]
+    "name, vmap_axes",
+    [
+        in_turn(name, v, i + j)
+        for i, name in enumerate(cases.KINDS)
+        for j, v in enumerate((None, 0))
+    ],
 )
-@pytest.mark.parametrize("vmap_axes", [None, 0])
-def test_kinds_of_sites(name, kinds, vmap_axes):
-    case = cases.get(name)
+def test_kinds_of_sites(name, vmap_axes):
+    case, kinds = cases.get(name), cases.KINDS[name]
     plan = nt.empirical_ntk_fn(case.f, vmap_axes=vmap_axes).explain(
         case.x1, case.x2, case.params, **case.kwargs
     )
-    assert "+".join(sorted({site.kind for row in plan.rows for site in row.sites})) == kinds
+    assert " ".join(sorted({site.kind for row in plan.rows for site in row.sites})) == kinds
     apart = "generic" not in kinds and name not in ("joined_kernels", "joined_tables")
     assert not (apart and any(row.why for row in plan.rows))
 
@@ -69,8 +40,7 @@ def test_kinds_of_sites(name, kinds, vmap_axes):
     "name",
     [
         pytest.param(name, marks=pytest.mark.full if name in cases.CORE else ())
-        for names in KINDS.values()
-        for name in names.split()
+        for name in cases.KINDS
     ],
 )
 def test_kinds_equal_the_oracle(name):
@@ -81,33 +51,28 @@ def test_kinds_equal_the_oracle(name):
     def kernel(x1, x2, params):
         return ntk_fn(x1, x2, params, **case.kwargs)
 
-    expected = oracles.naive_ntk(case.f, case.params, case.x1, case.x2, kwargs1=case.kwargs)
-    tolerance = 1e-5 if name in cases.SINGLE_PRECISION else 1e-10
-    assert_equal(kernel(case.x1, case.x2, case.params), expected, tolerance)
+    found = kernel(case.x1, case.x2, case.params)
+    assert_equal(found, full_ntk(name, given=True), case.tolerance)
 
 
 # Layers of a stack are in `k`, steps in time, and other places that share a weight, in `s`.
-FACTORS = {
-    "scan_layers": {"w": "A[1, 3, 3] G[3, 1, 3, 3]"},
-    "scan_layers_checkpoint": {"w": "A[1, 3, 3] G[3, 1, 3, 3]"},
-    "rnn_unrolled": {"w": "A[3, 1, 2] G[3, 3, 1, 3]", "u": "A[3, 1, 3] G[3, 3, 1, 3]"},
-    "rnn": {"w": "A[3, 1, 2] G[3, 3, 1, 3]", "u": "A[3, 1, 3] G[3, 3, 1, 3]"},
-    "lstm": {"w": "A[3, 1, 2] G[2, 3, 1, 8]", "u": "A[3, 1, 2] G[2, 3, 1, 8]"},
-    "scan_in_scan": {"w": "A[2, 2, 3] G[3, 2, 2, 3]", "u": "A[4, 1, 3] G[3, 4, 1, 3]"},
-    "tied_alike": {"w": "A[2, 1, 4] G[4, 2, 1, 4]"},
-}
-
-
-@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("name", cases.FACTORS)
 def test_layers_and_places_have_their_axes(name):
     case = cases.get(name)
     plan = nt.empirical_ntk_fn(case.f, vmap_axes=0).explain(case.x1, None, case.params)
     factors = {row.leaf: row.factors for row in plan.rows}
-    for leaf, expected in FACTORS[name].items():
+    for leaf, expected in cases.FACTORS[name].items():
         assert factors[f"params['{leaf}']"] == expected
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+# By default one of each architecture, and one or more of each library.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in models.CORE else pytest.mark.full)
+        for name in models.MODELS
+    ],
+)
 def test_models_have_no_generic_site_larger_than_a_bias(name):
     case = models.get(name)
     plan = nt.empirical_ntk_fn(case.f, vmap_axes=0).explain(case.x1, None, case.params)

@@ -14,6 +14,7 @@ import optimistix
 import pytest
 from jax import lax
 from support.arrays import QUICK, assert_equal, uniform
+from support.options import half
 
 import tangax as nt
 
@@ -115,10 +116,10 @@ PARAMS = {
 X = uniform(4, 3, 4)
 
 
-@pytest.mark.parametrize(
-    "one", [twice, of_data_alone, in_a_loop, in_a_branch, in_a_while, in_a_checkpoint]
+@half(
+    one=(twice, of_data_alone, in_a_loop, in_a_branch, in_a_while, in_a_checkpoint),
+    vmap_axes=(0, None),
 )
-@pytest.mark.parametrize("vmap_axes", [0, None])
 def test_rules_by_hand(one, vmap_axes):
     def f(p, x):
         return jax.vmap(lambda v: one(p, v))(x)
@@ -208,7 +209,9 @@ SOLVERS = {
     "conjugate gradients": conjugate_gradients,
 }
 SLOW = pytest.mark.full
-LONG = ("DirectAdjoint", "root", "conjugate gradients")
+# Their loops and rules are those of `in_a_while` and `marked` above, and take long to compile.
+ADJOINTS = ("RecursiveCheckpointAdjoint", "BacksolveAdjoint", "DirectAdjoint")
+LONG = (*ADJOINTS, "root", "conjugate gradients")
 SOLVED = [
     pytest.param(name, axes, marks=() if axes == 0 and name not in LONG else SLOW)
     for name in SOLVERS

@@ -14,16 +14,17 @@ from support.arrays import QUICK
 import tangax as nt
 
 # Two tests, which `make fuzz` runs in a process each.
-COUNT = int(os.environ.get("TANGAX_PROGRAMS", 8))
+COUNT = os.environ.get("TANGAX_PROGRAMS")
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_random_programs(part):
+def test_random_programs(part, request):
+    count = int(COUNT or (8 if request.config.getoption("full") else 3))
     ran = set()
 
     @hypothesis.seed(part)
     @hypothesis.settings(
-        max_examples=COUNT,
+        max_examples=count,
         deadline=None,
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
@@ -32,12 +33,12 @@ def test_random_programs(part):
     def run(program, tight):
         check(program, tight)
         ran.add((*program, tight))
-        if COUNT > 100:  # compiled functions of programs that do not come again
+        if count > 100:  # compiled functions of programs that do not come again
             jax.clear_caches()
 
     run()
     print(f"{len(ran)} programs")
-    assert len(ran) >= 0.9 * COUNT  # Hypothesis may draw one twice
+    assert len(ran) >= 0.9 * count  # Hypothesis may draw one twice
 
 
 def check(program, tight):

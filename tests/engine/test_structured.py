@@ -12,6 +12,7 @@ import opt_einsum
 import pytest
 from support import cases, oracles
 from support.arrays import assert_equal, uniform
+from support.expected import full_ntk
 
 import tangax as nt
 from tangax._engine.contract import cost, materialise, orders, tiles
@@ -144,12 +145,23 @@ def test_an_embedding_does_not_pay_for_its_vocabulary():
 def test_factors_contract_to_the_kernel(name):
     case = cases.get(name)
     ntk_fn = nt.empirical_ntk_fn(case.f, vmap_axes=0)
-    first = ntk_fn.factors(case.x1, case.params, **case.kwargs)
-    second = ntk_fn.factors(case.x2, case.params, **case.kwargs)
-    full = oracles.naive_ntk(case.f, case.params, case.x1, case.x2, trace_axes=(-1,))
-    assert_equal(ntk_fn.contract(first, second), full)
-    both = oracles.naive_ntk(case.f, case.params, case.x1, trace_axes=(-1,))
-    assert_equal(jax.jit(ntk_fn.contract)(first), both)
+
+    @jax.jit
+    def contracted(params, x1, x2):
+        first, second = (ntk_fn.factors(x, params, **case.kwargs) for x in (x1, x2))
+        return ntk_fn.contract(first, second), ntk_fn.contract(first)
+
+    apart, alone = contracted(case.params, case.x1, case.x2)
+    assert_equal(apart, oracles.apply_axes(full_ntk(name, given=True), (-1,), ()))
+    assert_equal(alone, oracles.apply_axes(full_ntk(name, given=False), (-1,), ()))
+
+
+def test_factors_outlive_the_call_that_made_them():
+    case = cases.get("dense_bias")
+    ntk_fn = nt.empirical_ntk_fn(case.f, vmap_axes=0)
+    first, second = (ntk_fn.factors(x, case.params) for x in (case.x1, case.x2))
+    expected = oracles.apply_axes(full_ntk("dense_bias", given=True), (-1,), ())
+    assert_equal(ntk_fn.contract(first, second), expected)
 
 
 CHOICES = [((), ()), ((1,), ()), ((), (0,)), ((0,), (1,)), ((0, 1), ())]
@@ -174,7 +186,7 @@ def test_blocks_of_outputs_change_nothing(choice, implementation):
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "trace_axes sums over")
-        assert_equal(ntk_fn(x1, x2, case.params), expected)
+        assert_equal(jax.jit(ntk_fn)(x1, x2, case.params), expected)
 
 
 FRAMES = {
@@ -196,9 +208,20 @@ def random_factors(seed, hot, n, s, o, k=3, i=4, j=5):
     return Factored(uniform(seed + 1, n, s, k, i), G, layout)
 
 
+def terms(order, counts, cut, full):
+    """Terms with every number of groups, units and tiles; `full`: with every combination."""
+    if full:
+        found = itertools.product(dict.fromkeys((counts, cut)), (1, 2, 3), (2, 5))
+    else:
+        found = [(counts, 1, 5), (cut, 2, 5), (cut, 3, 5), (counts, 2, 2), (cut, 1, 2)]
+    for examples, groups, units in found:
+        if units == 5 or order.materialises:
+            yield orders.Term(order, examples, groups, units)
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("hot", [False, True], ids=["dense", "one-hot"])
-def test_every_order_is_the_product_of_jacobians(frame, hot):
+def test_every_order_is_the_product_of_jacobians(frame, hot, request):
     trace, diagonal, batch = FRAMES[frame]
     n, m, o = (3, 3, 2) if 0 in trace + diagonal else (3, 2, 2)
     if batch is None:
@@ -207,24 +230,28 @@ def test_every_order_is_the_product_of_jacobians(frame, hot):
     ax = KernelAxes(len(shapes[0]), trace, diagonal)
     place = Frame(ax, batch, *shapes)
     f1, f2 = random_factors(0, hot, n, 4, o), random_factors(7, hot, m, 3, o)
-    J1, J2 = (jax.vmap(product)(f).reshape(-1, o, 3 * 4 * 5) for f in (f1, f2))
-    if batch is None:
-        J1, J2 = J1[0], J2[0]
-    expected = jnp.einsum(J1, [*ax.first, 99], J2, [*ax.second, 99], ax.result)
-    pair = Pair(f1, f2).map(tiles.unfolded, Pair(place.counts(0), place.counts(1)))
-    zero = jnp.zeros(place.kernel_shape(*place.counts(0)[::2], place.counts(1)[2]))
-    for order in orders.allowed(pair):
-        for examples in ((n, m), (2, 1)) if batch is not None else ((1, 1),):
-            if place.joint and examples != (n, m):
-                examples = (2, 2)
-            for groups, units in itertools.product((1, 2, 3), (2, 5)):
-                if units < 5 and not order.materialises:
-                    continue
-                term = orders.Term(order, examples, groups, units)
-                kernel = place.restored(
-                    tiles.contract([pair], place, [term], zero, in_turn=groups == 1)
-                )
-                np.testing.assert_allclose(kernel, expected, rtol=1e-12, atol=1e-12)
+    cut = (n, m) if batch is None else (2, 2) if place.joint else (2, 1)
+    full = request.config.getoption("full")
+
+    @jax.jit
+    def kernels(f1, f2):
+        J1, J2 = (jax.vmap(product)(f).reshape(-1, o, 3 * 4 * 5) for f in (f1, f2))
+        if batch is None:
+            J1, J2 = J1[0], J2[0]
+        expected = jnp.einsum(J1, [*ax.first, 99], J2, [*ax.second, 99], ax.result)
+        pair = Pair(f1, f2).map(tiles.unfolded, Pair(place.counts(0), place.counts(1)))
+        zero = jnp.zeros(place.kernel_shape(*place.counts(0)[::2], place.counts(1)[2]))
+        found = {}
+        for order in orders.allowed(pair):
+            for term in terms(order, (n, m), cut, full):
+                kernel = tiles.contract([pair], place, [term], zero, in_turn=term.groups == 1)
+                found[str(term)] = place.restored(kernel)
+        return found, expected
+
+    found, expected = kernels(f1, f2)
+    assert len(found) >= 3
+    for term, kernel in found.items():
+        np.testing.assert_allclose(kernel, expected, rtol=1e-12, atol=1e-12, err_msg=term)
 
 
 def test_A_is_repeated_for_several_outputs_where_it_is_smaller():
@@ -379,11 +406,16 @@ UNLIKE = {
 
 
 @pytest.mark.parametrize("name", UNLIKE)
-@pytest.mark.parametrize("implementation", [0, 3])
-def test_sites_that_differ_between_the_inputs(name, implementation):
+def test_sites_that_differ_between_the_inputs(name):
     f, params, x1, x2 = UNLIKE[name]
-    ntk_fn = nt.empirical_ntk_fn(f, (), implementation=implementation)
-    assert_equal(ntk_fn(x1, x2, params), oracles.naive_ntk(f, params, x1, x2))
+
+    @jax.jit
+    def kernels(params, x1, x2):
+        return [nt.empirical_ntk_fn(f, (), implementation=i)(x1, x2, params) for i in (0, 3)]
+
+    expected = oracles.naive_ntk(f, params, x1, x2)
+    for kernel in kernels(params, x1, x2):
+        assert_equal(kernel, expected)
 
 
 # --- one flat vector of parameters ----------------------------------------------------------------
@@ -432,8 +464,9 @@ def test_slices_of_one_vector_stay_apart(name):
     f, size, shape1, shape2, parts = FLAT[name]
     w, x1, x2 = uniform(30, size), uniform(31, *shape1), uniform(32, *shape2)
     ntk_fn, factored = (nt.empirical_ntk_fn(f, (), vmap_axes=0, implementation=i) for i in (0, 3))
-    assert_equal(ntk_fn(x1, x2, w), oracles.naive_ntk(f, w, x1, x2))
-    assert_equal(factored(x1, None, w), oracles.naive_ntk(f, w, x1))
+    kernels = jax.jit(lambda x1, x2, w: (ntk_fn(x1, x2, w), factored(x1, None, w)))(x1, x2, w)
+    assert_equal(kernels[0], oracles.naive_ntk(f, w, x1, x2))
+    assert_equal(kernels[1], oracles.naive_ntk(f, w, x1))
     rows = ntk_fn.explain(x1, None, w).rows
     assert parts is None or len(rows) == parts
     if name == "every part by itself":

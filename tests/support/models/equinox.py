@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from support.cases import integers
+from support.cases.table import integers
 from support.models.table import model
 
 
@@ -24,7 +24,7 @@ def equinox_mlp(x):
     return equinox_model(eqx.nn.MLP(4, 2, 5, 2, key=jax.random.key(0)))
 
 
-@model("equinox", smooth=False)
+@model("equinox", smooth=False, core=True)
 def equinox_mlp_itself(x):
     """The module as `params`: its leaves are arrays and functions."""
     import equinox as eqx
@@ -111,7 +111,7 @@ def equinox_lstm(x):
     return equinox_recurrent(cell, lambda: (jnp.zeros(2), jnp.zeros(2)))
 
 
-@model("equinox", x=(3, 2))
+@model("equinox", x=(3, 2), core=True)
 def equinox_gru(x):
     import equinox as eqx
 
@@ -150,7 +150,7 @@ def equinox_resnet(x):
     )
 
 
-@model("equinox", x=integers(0, 5, 3))
+@model("equinox", x=integers(0, 5, 3), core=True)
 def equinox_transformer(x):
     import equinox as eqx
 

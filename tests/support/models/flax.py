@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from support.cases import integers
+from support.cases.table import integers
 from support.models.table import in_float64, model
 
 # --- Flax NNX -------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def nnx_cnn(x):
     )
 
 
-@model("flax", x=(4, 4, 2), smooth=False)
+@model("flax", x=(4, 4, 2), smooth=False, core=True)
 def nnx_resnet(x):
     from flax import nnx
 
@@ -117,7 +117,7 @@ def nnx_mixer(x):
     return nnx_model(Mixer(nnx.Rngs(0)))
 
 
-@model("flax", x=(4, 4, 1))
+@model("flax", x=(4, 4, 1), core=True)
 def nnx_unet(x):
     from flax import nnx
 
@@ -183,7 +183,7 @@ def linen_resnet(x):
     return linen_model(body, x)
 
 
-@model("flax", x=integers(0, 5, 3))
+@model("flax", x=integers(0, 5, 3), core=True)
 def linen_transformer(x):
     from flax import linen as nn
 

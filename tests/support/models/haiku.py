@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from support.cases import integers
+from support.cases.table import integers
 from support.models.table import model
 
 
@@ -21,7 +21,7 @@ def haiku_mlp(x):
     return haiku_model(lambda x: hk.nets.MLP([5, 2])(x), x)
 
 
-@model("haiku", x=(4, 4, 1), smooth=False)
+@model("haiku", x=(4, 4, 1), smooth=False, core=True)
 def haiku_conv(x):
     import haiku as hk
 
@@ -32,7 +32,7 @@ def haiku_conv(x):
     return haiku_model(body, x)
 
 
-@model("haiku", x=(3, 2))
+@model("haiku", x=(3, 2), core=True)
 def haiku_lstm(x):
     import haiku as hk
 

@@ -1,4 +1,4 @@
-"""Whole models of Flax, Equinox and Haiku, as rows of the table in `cases.py`.
+"""Whole models of Flax, Equinox and Haiku, as cases: rows of a table of their own.
 
 `get(name)` builds one, and skips the test where its library is missing. All parameters are cast to
 float64 and shaken a little, so that no bias is zero and no gain is one.
@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from support.cases import Case, _fill
+from support.cases.table import Case, fill
 
 MODELS: dict[str, Callable[[], Case]] = {}
 LIBRARIES: dict[str, str] = {}
+CORE: list[str] = []  # one of each architecture
 
 
 @functools.cache
@@ -26,7 +27,7 @@ def get(name: str) -> Case:
     return MODELS[name]()
 
 
-def model(library, *, x=(4,), **flags):
+def model(library, *, x=(4,), core=False, **flags):
     """Put a builder `x -> (f, params)` into the table; `x` is one example's shape."""
 
     def register(make):
@@ -34,7 +35,7 @@ def model(library, *, x=(4,), **flags):
 
         def build():
             rng = np.random.default_rng(zlib.crc32(name.encode()))
-            x1, x2 = _fill(x, rng, (3,)), _fill(x, rng, (2,))
+            x1, x2 = fill(x, rng, (3,)), fill(x, rng, (2,))
             f, params = make(x1)
             return Case(
                 name,
@@ -48,6 +49,8 @@ def model(library, *, x=(4,), **flags):
 
         assert name not in MODELS, f"two models are called {name!r}"
         MODELS[name], LIBRARIES[name] = build, library
+        if core:
+            CORE.append(name)
         return make
 
     return register
