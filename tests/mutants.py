@@ -87,10 +87,10 @@ MUTANTS = [
     Mutant("_engine/ranges.py", "(index >= self.count", "(index > self.count", ("tests/engine/test_memory.py", *ENGINE)),
     Mutant("_engine/contract/orders.py", "real = ids1 < A1.size", "real = ids1 >= 0", ENGINE),
     Mutant("_engine/contract/gram.py", "jnp.transpose(swapped, (1, 0, 3, 2))", "jnp.transpose(swapped, (1, 0, 2, 3))", ENGINE),
-    Mutant("_engine/contract/tiles.py", "masked(cotangent(part), [block.fresh(start)])", "cotangent(part)", ENGINE),
+    Mutant("_engine/contract/tiles.py", "with_cotangent(part, some_of(cotangent(factor), block, start, 0))", "part", ENGINE),
     Mutant("_engine/contract/tiles.py", "rows < columns + m.size", "rows < columns", ENGINE),
-    Mutant("_engine/contract/materialise.py", "G if fresh is None else jnp.where(fresh, G, 0)", "G", ENGINE),
-    Mutant("_engine/contract/materialise.py", "jnp.where(fresh[:, None], G, 0)", "G", ENGINE),
+    Mutant("_engine/contract/materialise.py", "some_of(factor.G, j, start, -1)", "jax.lax.dynamic_slice_in_dim(factor.G, start, j.size, 6)", ENGINE),
+    Mutant("_engine/contract/materialise.py", "some_of(factor.G, k, start, -2)", "jax.lax.dynamic_slice_in_dim(factor.G, start, k.size, 5)", ENGINE),
     Mutant("_shared/symmetry.py", "(equal & (a < b))", "(equal & (a > b))", ENGINE),
     # Calls
     Mutant("_arguments/reading.py", "jnp.where(same_inputs, key, fold(key))", "key", CALLS),

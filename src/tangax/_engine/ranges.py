@@ -72,6 +72,12 @@ def combinations(*starts: np.ndarray) -> list[np.ndarray]:
     return [a.ravel() for a in np.meshgrid(*starts, indexing="ij")]
 
 
+def some_of(array: jax.Array, block: Block, start: Any, axis: int) -> jax.Array:
+    """The indices of a block along an axis; those that an earlier block had are zero."""
+    part = jax.lax.dynamic_slice_in_dim(array, start, block.size, axis)
+    return masked(part, [*[None] * (axis % array.ndim), block.fresh(start)])
+
+
 def masked(array: jax.Array, taken: Sequence[jax.Array | None]) -> jax.Array:
     """Zeros where an index along one of the leading axes is not taken."""
     masks = [

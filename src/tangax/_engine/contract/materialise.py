@@ -34,7 +34,7 @@ from ..kinds import (
 )
 from ..kinds import materialise as in_leaf
 from ..output_axes import Frame
-from ..ranges import Block, loop
+from ..ranges import Block, loop, some_of
 from .gram import rows_product
 from .orders import Term
 
@@ -91,12 +91,8 @@ def over_groups(
 
     def some(factor: Factor, start: Any) -> Factor:
         assert isinstance(factor, Factored)
-        part = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=k.size)
-        A = jax.tree.map(lambda x: part(x, axis=2), factor.A)
-        G, fresh = part(factor.G, axis=factor.G.ndim - 2), k.fresh(start)
-        if fresh is not None:
-            G = jnp.where(fresh[:, None], G, 0)
-        return replace(factor, A=A, G=G)
+        A = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, k.size, 2), factor.A)
+        return replace(factor, A=A, G=some_of(factor.G, k, start, -2))
 
     return loop(
         lambda carry, start: body(carry, pair.map(partial(some, start=start))), carry, k.starts
@@ -172,11 +168,7 @@ def _by_output(factor: Factored) -> jax.Array:
 
 def of_units(factor: Factored, j: Block, start: Any) -> Factored:
     """Some of the units `j`; those that an earlier piece had are zero."""
-    if j.whole:
-        return factor
-    G = jax.lax.dynamic_slice_in_dim(factor.G, start, j.size, factor.G.ndim - 1)
-    fresh = j.fresh(start)
-    return replace(factor, G=G if fresh is None else jnp.where(fresh, G, 0))
+    return factor if j.whole else replace(factor, G=some_of(factor.G, j, start, -1))
 
 
 def _matrix(J: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import numpy as np
 from ..._shared.pair import Pair
 from ..kinds import Factor, cotangent, examples, groups, with_cotangent
 from ..output_axes import Frame, M, N
-from ..ranges import Block, added, combinations, loop, masked
+from ..ranges import Block, added, combinations, loop, some_of
 from .materialise import materialised, over_groups, pieces
 from .orders import Term
 
@@ -85,4 +85,4 @@ def _of_examples(factor: Factor, block: Block, start: Any) -> Factor:
     if block.whole:
         return factor
     part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block.size), factor)
-    return with_cotangent(part, masked(cotangent(part), [block.fresh(start)]))
+    return with_cotangent(part, some_of(cotangent(factor), block, start, 0))
