@@ -63,7 +63,7 @@ def main() -> None:
         for key, value in reference(case).items():
             arrays[f"{name}/{key}"] = value
         print(name, {key: a.shape for key, a in arrays.items() if key.startswith(name + "/")})
-    np.savez_compressed(TESTS / "stax_reference.npz", **arrays)
+    np.savez_compressed(TESTS / "support" / "stax_reference.npz", **arrays)
 
 
 if __name__ == "__main__":

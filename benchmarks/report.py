@@ -128,7 +128,7 @@ WHY = [
     "",
     "`mixer`, `vit`, `gpt`: products of 80 to 128 rows with themselves reach 50 to 65 G "
     "multiply-adds a second where square ones reach 84, and fresh memory is dear: with large pages "
-    "(docs/how-it-works.md) `gpt 64x64 full` takes 0.66 of the time, `vit` 0.9. Machines are "
+    "(docs/using.md) `gpt 64x64 full` takes 0.66 of the time, `vit` 0.9. Machines are "
     "noisy: `vit` was measured four times, 1.00, 1.07, 1.09 and 1.11 of PyTorch's.",
     "",
     "15 times `nt.batch` on `cnn 200x200` is below the floor; 3 times the best peer would be 0.86 "

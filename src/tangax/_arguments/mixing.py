@@ -47,7 +47,7 @@ def check_examples_are_independent(
 
     def differs(k: int, whole: jax.Array, ones: list[jax.Array], here: list[jax.Array]) -> bool:
         axis = side.out_axes[k]
-        assert axis is not None  # check_batched_outputs
+        assert axis is not None  # _check_batched_outputs of sides.py
         separate = jnp.concatenate(ones, axis)
         if whole.shape != separate.shape:
             return True

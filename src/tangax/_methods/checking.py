@@ -50,7 +50,7 @@ def check_arguments(
 ) -> dict[str, float]:
     """Refuse an `f` that mixes examples; distrust factors that differ from its derivative.
 
-    The message `mixed` says the former. By leaf the difference; none of the plain methods.
+    The message `mixed` says the former. By leaf the difference; without factors no leaf.
     """
     worst: dict[str, float] = {}
     for side in given.sides.distinct:

@@ -30,7 +30,7 @@ def Relu(do_stabilize: bool = False) -> Layer:
         dK'/dc = (pi - theta) / (2 pi),        cos(theta) = c / sqrt(p q)
 
     Derivatives: `K'` of parallel inputs has two, `dK'/dc` none. Of it and at an input that is zero
-    they are the mean over all directions, where infinite without what is: never NaN.
+    they are the mean over all directions, infinite terms left out: never NaN.
 
     Args:
         do_stabilize: nothing; variances are never multiplied here, so none is too large.

@@ -1,8 +1,8 @@
 """Moments of functions of two Gaussian variables, by Gauss-Hermite quadrature.
 
-    E[f(u) g(v)] = 1/pi sum_ij w_i w_j f(sqrt(2 p) x_i) g(sqrt(2 q) (cos x_i + sin x_j))
+    E[f(u) g(v)] = 1/pi sum_ij w_i w_j f(sqrt(2 p) x_i) g(sqrt(2 q) (cos(a) x_i + sin(a) x_j))
 
-of the angle between `u` and `v`. The square root in its sine has no derivative where they are
+with the angle `a` between `u` and `v`. The square root in its sine has no derivative where they are
 parallel, but the moment has one: by Price's theorem
 
     dE[f g] = E[f' g'] dc + E[f'' g] / 2 dp + E[f g''] / 2 dq

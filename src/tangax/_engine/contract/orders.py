@@ -28,7 +28,7 @@ Contraction = tuple[tuple[frozenset[int], ...], frozenset[int]]
 
 @dataclass(frozen=True)
 class Order:
-    """A pairwise path of opt_einsum over (A1, G1, A2, G2).
+    """A pairwise path of opt_einsum over (A1, G1, A2, G2); those from `A1 A2` on run by `by_gram`.
 
     `streams`: the side whose `G` meets `A1 A2` before the other's, and whose examples may pass by
     one by one.

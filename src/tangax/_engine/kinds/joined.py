@@ -25,7 +25,7 @@ class Part:
 
     @property
     def factored(self) -> bool:
-        """Whether the whole is; the part never is."""
+        """Whether the whole is: of a part that is not `explain` says why."""
         return self.kind.factored
 
     def record(self, values: list[Any]) -> Any:

@@ -110,7 +110,7 @@ def alike(f1: Factor, f2: Factor) -> bool:
 
 
 class Kind(Protocol):
-    """A kind of site: what it is called, what it keeps of the forward pass, and its factors."""
+    """A kind of site, for one example: its name, what it records of the forward pass, its factors."""
 
     @property
     def name(self) -> str:
@@ -119,15 +119,15 @@ class Kind(Protocol):
 
     @property
     def factored(self) -> bool:
-        """Whether it gives a product, and not a Jacobian."""
+        """Whether such an operand has a product for a Jacobian."""
         ...
 
     def record(self, values: list[Any]) -> Any:
-        """What is kept of the equation's operands."""
+        """What is needed of the equation's operands."""
         ...
 
     def factor(self, record: Any, cotangents: list[jax.Array]) -> Factor:
-        """The factors in the layout of the operand, from `df_o/dy` of the equation's results."""
+        """The factors of the operand, from `[o, *y.shape]` for each differentiable result `y`."""
         ...
 
 
