@@ -48,8 +48,8 @@ Dual = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Moments]
 class Need:
     """What must be known of a layer's input: of all `pairs` of positions, or of equal ones only.
 
-    `axes`: the batch and the channel axis, as the first layer that names any, `layer`, has them; the
-    latter is `None` where only channels are left.
+    `axes`: the batch and the channel axis of the first layer that names any, `layer`; the latter is
+    `None` where only channels are left.
     """
 
     pairs: bool

@@ -110,7 +110,7 @@ def alike(f1: Factor, f2: Factor) -> bool:
 
 
 class Kind(Protocol):
-    """A kind of site, for one example: its name, what it records of the forward pass, its factors."""
+    """A kind of site, of one example: its name, what it records going forward, its factors."""
 
     @property
     def name(self) -> str:
