@@ -1,7 +1,8 @@
 """Derivatives of `stax` kernels, most of all at equal inputs, where values are made exact.
 
 The oracle is differences of the kernels' own values at inputs that are apart, which
-`test_stax_reference.py` compares with Neural Tangents'; closed forms; and a recursion in long doubles.
+`test_stax_reference.py` compares with Neural Tangents'; closed forms; and a recursion in long
+doubles.
 """
 
 import itertools
