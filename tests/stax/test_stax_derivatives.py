@@ -66,6 +66,11 @@ def of_the_user():
     return stax.Elementwise(lambda x: x**2, lambda c, p, q: p * q + 2 * c**2)
 
 
+def pooled():
+    layers = [conv(padding="CIRCULAR"), stax.Relu(), stax.AvgPool((2, 1)), stax.GlobalSumPool()]
+    return stax.serial(*layers)
+
+
 def averaged():
     layers = [conv(padding="CIRCULAR"), stax.Relu(), stax.AvgPool((2, 1)), conv(padding="VALID")]
     return stax.serial(*layers, stax.Erf(), stax.GlobalSumPool())
@@ -93,7 +98,8 @@ NETS = {
         (3, 2, 2),
         kink=True,
     ),
-    "pooled": Net(averaged, (4, 3, 2), kink=True),
+    "pooled": Net(pooled, (4, 3, 2), kink=True),
+    "pooled twice": Net(averaged, (4, 3, 2), kink=True, full=True),
     "sums": Net(
         lambda: stax.serial(stax.SumPool((2, 1)), conv(padding="SAME"), stax.Gelu()),
         (3, 2, 2),
