@@ -121,12 +121,19 @@ def test_kernels_equal_those_of_neural_tangents(name):
     check(name, kernels_together(CASES[name], np.float64, quick=True), np.float64, EXACT)
 
 
-@pytest.mark.parametrize("name", names(ONE_OF_EACH_LAYER))
+@pytest.mark.full
+@pytest.mark.parametrize("name", CASES)
 def test_kernels_of_two_inputs_equal_those_of_neural_tangents(name):
     check(name, kernels_apart(CASES[name], np.float64, quick=True), np.float64, EXACT)
 
 
 @pytest.mark.parametrize("name", names(ONE_OF_EACH_LAYER))
+def test_kernels_of_two_inputs_in_float32(name):
+    check(name, kernels_apart(CASES[name], np.float32, quick=False), np.float32, SINGLE)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", CASES)
 def test_kernels_in_float32(name):
     check(name, kernels_together(CASES[name], np.float32, quick=False), np.float32, SINGLE)
 
