@@ -1,8 +1,11 @@
 """A network of images whose leaves are held in different forms, and images."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from support import oracles
 from support.arrays import uniform
 
 
@@ -27,3 +30,22 @@ def two(params, x):
     """Two outputs, the second with its examples last."""
     y = conv(params, x)
     return {"a": y, "b": jnp.sin(y).T}
+
+
+@functools.cache
+def jacobians():
+    """Those of `conv` at `X1` and at `X2`: one compilation each for all kernels of the tests."""
+    return [oracles.jacobians(conv, PARAMS, x, {}) for x in (X1, X2)]
+
+
+def exact_ntk(rows1=slice(None), rows2=None, *, other=False, trace_axes=(), diagonal_axes=()):
+    """The NTK of some rows of `X1` with some of `X2`, or of `X1` itself."""
+    first, second = jacobians()[0], jacobians()[1 if other else 0]
+    first, second = rows_of(first, rows1), rows_of(second, rows1 if rows2 is None else rows2)
+    return oracles.products(first, second, trace_axes, diagonal_axes)
+
+
+def rows_of(jacobians, rows):
+    """The Jacobians of some examples."""
+    of_outputs, treedef = jacobians
+    return [[j[rows] for j in of_leaves] for of_leaves in of_outputs], treedef

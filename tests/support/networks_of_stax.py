@@ -1,11 +1,12 @@
 """Networks of `stax`, for Tangax and for Neural Tangents alike.
 
-`benchmarks/reference_stax.py` computes their kernels with Neural Tangents, and `test_stax.py` with
-Tangax. Positions are no square, so that none is taken for another.
+`benchmarks/reference_stax.py` computes their kernels with Neural Tangents, and
+`test_stax_reference.py` with Tangax. Positions are no square, so that none is taken for another.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
@@ -26,6 +27,8 @@ class Case:
     batch_axis: int = 0
     pattern: Callable[[np.random.Generator, int], np.ndarray] | None = None
     random: bool = False  # the finite network draws a mask
+    full: bool = False  # run under `--full` only
+    traits: tuple[Any, ...] = ()  # of each pair of them a case is run by default
 
     def inputs(self, n: int, seed: int) -> np.ndarray:
         x = np.random.default_rng(seed).standard_normal((n, *self.shape))
@@ -35,6 +38,10 @@ class Case:
         if self.pattern is None:
             return None
         return self.pattern(np.random.default_rng(100 + seed), n)
+
+
+def drawn(*shape: int, seed: int = 0, dtype: Any = np.float64) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def filled(seed: int = 3) -> Callable[[Any], np.ndarray]:
@@ -210,9 +217,9 @@ def pool(kind: str, *last: Callable[[Any], Any], **options: Any) -> Callable[[An
 
 
 CASES: dict[str, Case] = {}
-for name, activation in ACTIVATIONS.items():
+for i, (name, activation) in enumerate(ACTIVATIONS.items()):
     CASES[f"mlp {name}"] = Case(mlp(activation), VECTORS)
-    CASES[f"cnn {name} pooled"] = Case(cnn(activation, pooled, dense), IMAGES)
+    CASES[f"cnn {name} pooled"] = Case(cnn(activation, pooled, dense), IMAGES, full=i % 4 != 0)
 CASES["mlp standard"] = Case(mlp(relu, parameterization="standard"), VECTORS)
 CASES["mlp standard s"] = Case(
     lambda stax: stax.serial(
@@ -227,15 +234,24 @@ CASES["mlp standard s"] = Case(
 CASES["mlp without biases"] = Case(
     lambda stax: stax.serial(stax.Dense(8), stax.Relu(), stax.Dense(2)), VECTORS
 )
-for padding, strides in itertools.product(("SAME", "VALID", "CIRCULAR"), ((1, 1), (2, 1))):
-    options = {"padding": padding, "strides": strides}
-    at = f"{padding} {strides}"
-    CASES[f"cnn {at} flattened"] = Case(cnn(relu, flatten, dense, **options), IMAGES)
-    CASES[f"cnn {at} pooled"] = Case(cnn(relu, pooled, dense, **options), IMAGES)
-    if strides != (1, 1):
-        CASES[f"cnn {at} open"] = Case(cnn(relu, **options), IMAGES)
-    CASES[f"average {at}"] = Case(pool("AvgPool", pooled, dense, **options), IMAGES)
-    CASES[f"sums {at}"] = Case(pool("SumPool", flatten, dense, **options), IMAGES)
+WINDOWS: dict[str, Callable[..., Callable[[Any], Any]]] = {
+    "cnn {} flattened": functools.partial(cnn, relu, flatten, dense),
+    "cnn {} pooled": functools.partial(cnn, relu, pooled, dense),
+    "average {}": functools.partial(pool, "AvgPool", pooled, dense),
+    "sums {}": functools.partial(pool, "SumPool", flatten, dense),
+}
+PADDINGS, STRIDES = ("SAME", "VALID", "CIRCULAR"), ((1, 1), (2, 1))
+for (i, name), (j, padding), (k, strides) in itertools.product(
+    *map(enumerate, (WINDOWS, PADDINGS, STRIDES))
+):
+    CASES[name.format(f"{padding} {strides}")] = Case(
+        WINDOWS[name](padding=padding, strides=strides),
+        IMAGES,
+        full=(i + j + k) % 2 == 1,
+        traits=(name, padding, strides),
+    )
+for padding in PADDINGS:
+    CASES[f"cnn {padding} (2, 1) open"] = Case(cnn(relu, padding=padding, strides=(2, 1)), IMAGES)
 CASES["average, edges normalised"] = Case(
     pool("AvgPool", flatten, dense, padding="SAME", normalize_edges=True), IMAGES
 )

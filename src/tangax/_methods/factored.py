@@ -31,15 +31,16 @@ class FactorMethod:
     remembered: Remembered
 
     def sources(self, given: Arguments) -> Pair[Source]:
-        def source(side: Any) -> Source:
-            source = linearise(given, side, self.remembered.distrusted)
-            paths = given.params.paths
-            reasons = {paths[leaf]: why for leaf, why in unfactored(source).items()}
-            self.remembered.log_unfactored(reasons)
-            return source
+        """The factors of both sides, on demand. What keeps a leaf from being factored is logged."""
+        sources, paths = self._sources(given), given.params.paths
+        for source in sources.distinct:
+            reasons = unfactored(source)
+            self.remembered.log_unfactored({paths[leaf]: why for leaf, why in reasons.items()})
+        return sources
 
+    def _sources(self, given: Arguments) -> Pair[Source]:
         with full_precision(self.precision):
-            return given.sides.map(source)
+            return given.sides.map(lambda side: linearise(given, side, self.remembered.distrusted))
 
     def factors(self, given: Arguments) -> Factors:
         with full_precision(self.precision):

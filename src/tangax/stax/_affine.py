@@ -171,15 +171,15 @@ def Conv(
     def init_fn(rng: Any, input_shape: Any) -> Any:
         shape = tuple(input_shape)
         _check_ndim(name, shape, lhs)
-        sizes = dict(zip(letters, window.outputs([shape[a] for a in places]), strict=True))
-        sizes |= {"N": shape[batch], "C": units}
+        result = dict(zip(letters, window.outputs([shape[a] for a in places]), strict=True))
+        result |= {"N": shape[batch], "C": units}
         sizes = dict(zip(letters, window.sizes, strict=True))
         sizes |= {"I": shape[channel], "O": units}
         bias = [units if c == "C" else 1 for c in out]
         fan_in = shape[channel] * window.size
         scaled = fan_in / s[0] if standard else None
         params = drawn(rng, [sizes[c] for c in rhs], bias, W_std, b_std, scaled)
-        return tuple(sizes[c] for c in out), params
+        return tuple(result[c] for c in out), params
 
     def apply_fn(params: Any, inputs: Any, **kwargs: Any) -> Any:
         W, b = params

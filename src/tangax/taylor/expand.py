@@ -113,7 +113,7 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
     warn_of_statistics(set(), split.paths)
 
     def f_taylor(new_params: Any, *args: Any, **kwargs: Any) -> Any:
-        direction = _difference(split, params, new_params)
+        direction = difference(split, params, new_params)
         treedef = None
 
         def outputs(leaves: list[jax.Array]) -> list[jax.Array]:
@@ -150,7 +150,7 @@ def _summed(value: Any, *terms: Any) -> jax.Array:
     return total
 
 
-def _difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
+def difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
     check_same_structure("params", params, "new_params", new_params)
     flat, _ = jax.tree_util.tree_flatten_with_path(new_params)
     new = {leaf_name("params", path): leaf for path, leaf in flat}

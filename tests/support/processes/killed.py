@@ -1,4 +1,7 @@
-"""A run that is killed: a kernel of 60 examples in 465 tiles to the path given."""
+"""A run that is killed: a kernel of so many examples, in tiles of two, to the path given.
+
+python killed.py PATH EXAMPLES
+"""
 
 import signal
 import sys
@@ -27,7 +30,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     jax.config.update("jax_enable_x64", True)
     fill.Halved = Telling
-    x = np.random.default_rng(0).standard_normal((60, 5, 5, 2))
-    ntk_fn = nt.batch(nt.empirical_ntk_fn(conv, vmap_axes=0), 2, store=sys.argv[1])
-    ntk_fn(x, None, conv_params())
+    x = np.random.default_rng(0).standard_normal((int(sys.argv[2]), 5, 5, 2))
+    ntk_fn = nt.empirical_ntk_fn(conv, vmap_axes=0, check_vmap=False)
+    nt.batch(ntk_fn, 2, store=sys.argv[1])(x, None, conv_params())
     print("finished", flush=True)
