@@ -434,8 +434,8 @@ def test_f_is_checked_once(monkeypatch, implementation):
 
     w, x, flag = {"w": uniform(0, 3, 2)}, uniform(1, 6, 3), jnp.asarray(True)
     ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=0, implementation=implementation)
-    batched = nt.batch(ntk_fn, 2, store=zarr.storage.MemoryStore())
-    for batched in (batched, batched, nt.batch(ntk_fn, 3)):
+    stored = nt.batch(ntk_fn, 2, store=zarr.storage.MemoryStore())
+    for batched in (stored, stored, nt.batch(ntk_fn, 3)):
         batched(x, None, w, flag=flag, names=[{"a set, so no key"}])
         assert len(checked) == 1
 
