@@ -151,6 +151,7 @@ def _summed(value: Any, *terms: Any) -> jax.Array:
 
 
 def difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
+    """`new_params - params`, leaf by leaf."""
     check_same_structure("params", params, "new_params", new_params)
     flat, _ = jax.tree_util.tree_flatten_with_path(new_params)
     new = {leaf_name("params", path): leaf for path, leaf in flat}
