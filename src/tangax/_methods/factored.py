@@ -64,11 +64,6 @@ class FactorMethod:
     def explain(self, given: Arguments, arguments: int) -> Plan:
         """What a kernel call will do, its arguments taking so many bytes; computes nothing."""
         with full_precision(self.precision):
-            sources = self.sources(given)
-            return make_plan(
-                given,
-                sources,
-                *self.plans(sources),
-                arguments=arguments,
-                memory=budget(self.memory),
-            )
+            sources, memory = self._sources(given), budget(self.memory)
+            plans = self.plans(sources)
+            return make_plan(given, sources, *plans, arguments=arguments, memory=memory)
