@@ -178,7 +178,7 @@ def test_memory_of_rows_is_bounded(monkeypatch):
     first = nt.linearize(f, W)(W + D, X)
     product = nt.empirical_ntk_vp_fn(f, X, None, W)(first)
     for rows in (1, 4 * (W.nbytes + first.nbytes)):
-        monkeypatch.setattr(derivatives, "_ROWS", rows)
+        monkeypatch.setattr(derivatives, "ROW_BYTES", rows)
         assert_equal(nt.linearize(f, W)(W + D, X), np.asarray(first))
         assert_equal(nt.empirical_ntk_vp_fn(f, X, None, W)(first), np.asarray(product))
 

@@ -79,6 +79,11 @@ def test_equations_are_read_in_one_wing(file):
     assert found == []
 
 
+def test_no_test_imports_a_test():
+    files = (ROOT / "tests").rglob("*.py")
+    assert not [f for f in files if re.search(r"^(from|import) \S*test_", f.read_text(), re.M)]
+
+
 def test_the_root_holds_doors():
     assert {file.stem for file in SOURCE.glob("*.py")} == DOORS
 

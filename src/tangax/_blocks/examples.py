@@ -17,9 +17,7 @@ from .._arguments.reading import each_side, read_inputs
 from .._shared.axes import VmapAxes
 from .._shared.pair import Pair
 from .._shared.trees import dtype_is, is_concrete
-
-# Bytes that are read at a time where the size of a block does not matter.
-_READ = 2**24
+from .._shared.tuning import READ
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def _pieces(leaf: Any, axis: int | None, n: int) -> Iterator[Any]:
         yield leaf
         return
     each = int(np.prod(leaf.shape)) * np.dtype(_values_dtype(leaf)).itemsize // n
-    step = max(1, _READ // max(1, each))
+    step = max(1, READ // max(1, each))
     for start in range(0, n, step):
         yield _read(leaf, axis, start, min(start + step, n))
 

@@ -18,12 +18,8 @@ from .._arguments.sides import check_same_outputs
 from .._engine.explain import short
 from .._engine.ranges import even
 from .._shared.memory import in_bytes, nbytes
-from .._shared.tuning import tuning
+from .._shared.tuning import PLANNED, RESERVE, tuning
 from .halves import Call, Halves, InExamples, InFactors, InOutputs, metas
-
-# The share of what is free that a run may take. Of its budget what compiling takes, measured with
-# small networks, and of the remainder what is planned with: allocators hold more than they give.
-SHARE, RESERVE, PLANNED = 0.5, 2**28, 0.85
 
 
 @dataclass(frozen=True)

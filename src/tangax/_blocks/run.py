@@ -19,13 +19,14 @@ from .._shared.memory import budget, free, host_free
 from .._shared.meshes import gathered, shapes_gathered
 from .._shared.settings import default_promotion
 from .._shared.trees import numbers_as_arrays, split_arrays
+from .._shared.tuning import RUN_SHARE
 from .examples import check_values, read_sides
 from .fill import Compute, Destination, fill, tqdm_class
 from .fingerprint import fingerprint, function_digest
 from .halves import ANY, Call, Halves
 from .nonfinite import Finite
 from .place import locked
-from .plan import SHARE, BlockPlan, Recipe, plan_blocks
+from .plan import BlockPlan, Recipe, plan_blocks
 from .store import OnDisk, created, opened, progress_of, recipe_of, recipe_there
 from .tiles import Array, InMemory, arrays_of
 
@@ -128,7 +129,7 @@ class Batched:
     ) -> tuple[BlockPlan, Halves]:
         memory = ANY if finished else self.options.memory  # what is there needs none
         if memory is None:
-            memory = int(SHARE * min(free(), host_free()))
+            memory = int(RUN_SHARE * min(free(), host_free()))
         size, on_disk = self.options.batch_size, self.options.store is not None
         return plan_blocks(call, budget(memory), size, on_disk=on_disk, recipe=recipe)
 

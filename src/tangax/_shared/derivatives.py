@@ -17,6 +17,7 @@ import numpy as np
 from .. import _jaxpr
 from .memory import nbytes
 from .trees import kernel_dtype
+from .tuning import ROW_BYTES
 
 # What JAX raises where there is no reverse mode, or no forward mode.
 REFUSALS = (TypeError, ValueError, NotImplementedError)
@@ -148,10 +149,6 @@ def _transposed(pullback: Callable[[list[Any]], Any], seeds: list[Any]) -> Any:
     return lambda tangent: transpose(tangent)[0]
 
 
-# Bytes of rows of a Jacobian that are held at a time.
-_ROWS = 2**26
-
-
 def _blocks(
     pullback: Callable[[list[Any]], Any], seeds: list[Any], r: int, row_bytes: int
 ) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
@@ -164,7 +161,7 @@ def _blocks(
         return pullback(unit)
 
     rows = jax.vmap(row)
-    size = max(1, min(y.size, _ROWS // max(1, row_bytes)))
+    size = max(1, min(y.size, ROW_BYTES // max(1, row_bytes)))
     try:
         jax.eval_shape(rows, jnp.arange(size))
     except REFUSALS:  # of a rule that cannot be mapped: entry by entry

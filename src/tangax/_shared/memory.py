@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
-# The share of a device's free memory that intermediates may take unless the user says otherwise.
-SHARE = 0.25
+from .tuning import CALL_SHARE
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -20,7 +20,7 @@ _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 def budget(memory: float | str | None) -> int:
     """A budget in bytes: from bytes, a string like "2GiB", or a share of what is free."""
     if memory is None:
-        return int(SHARE * free())
+        return int(CALL_SHARE * free())
     if isinstance(memory, numbers.Real) and not isinstance(memory, bool) and float(memory) >= 1:
         return int(memory)
     if isinstance(memory, str):

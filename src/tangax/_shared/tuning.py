@@ -78,5 +78,12 @@ MOVE, STEP, WORTH = 100, 10**6, 10**8
 # Rows of a strip of a symmetric kernel, of which there are up to four: of fewer there is little to
 # save, and XLA may compute what it fuses into them once for each strip.
 ROWS = 256
+# The share of free memory that intermediates of a call may take unless the user says otherwise, and
+# that a batched run may. Of its budget what compiling takes, measured with small networks, and of
+# the remainder what is planned with: allocators hold more than they give.
+CALL_SHARE, RUN_SHARE, RESERVE, PLANNED = 0.25, 0.5, 2**28, 0.85
+# Bytes of examples that are read at a time where the size of a block does not matter, and of rows
+# of a Jacobian that are held at a time.
+READ, ROW_BYTES = 2**24, 2**26
 # What a plan is said to hold is a bound. Fresh pages are 0.3 to 0.9 of it, with fourteen networks.
 FRESH = 0.6
