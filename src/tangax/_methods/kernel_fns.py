@@ -262,15 +262,9 @@ class NtkFn:
 
     @property
     def method(self) -> FactorMethod:
+        axes = self.trace_axes, self.diagonal_axes
         factored = self.implementation == NtkImplementation.STRUCTURED_DERIVATIVES
-        return FactorMethod(
-            self.trace_axes,
-            self.diagonal_axes,
-            self.memory,
-            factored,
-            self.precision,
-            self.remembered,
-        )
+        return FactorMethod(*axes, self.memory, factored, self.precision, self.remembered)
 
     @property
     def distrusted(self) -> tuple[str, ...]:
@@ -298,19 +292,11 @@ class NtkFn:
     def _id(self, entry: Compiled, call: tuple[Any, ...]) -> Any:
         return self.has_plan, repr(self.vmap_axes), entry.split(call).id
 
-    def _of_both(
-        self,
-        names: tuple[str, ...],
-        distrusted: tuple[str, ...],
-        x1: Any,
-        x2: Any,
-        params: Any,
-        kwargs: dict[str, Any],
-    ) -> tuple[Any, ...]:
+    def _of_both(self, names: tuple[str, ...], distrusted: Any, *args: Any) -> tuple[Any, ...]:
         with full_precision(self.precision):
-            given = self._read(x1, x2, params, kwargs)
+            given = self._read(*args)
             axes = given.axes(self.trace_axes, self.diagonal_axes)
-            warn_of_axes(self.remembered.warned, given, axes, x1)
+            warn_of_axes(self.remembered.warned, given, axes, args[0])
             if self.has_plan:
                 return self.method.kernels(names, self.method.sources(given))
             kernels = _PLAIN[NtkImplementation(self.implementation)](given, axes)
