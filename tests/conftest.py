@@ -4,6 +4,7 @@ The environment variables are defaults: one that is already set stays, so that f
 `JAX_PLATFORMS=cuda make test` runs on a GPU.
 """
 
+import gc
 import os
 import tempfile
 
@@ -54,6 +55,11 @@ def pytest_xdist_setupnodes() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("full" if config.getoption("full") else "quick")
+
+
+def pytest_collection_finish() -> None:
+    """What collecting has made stays: the collector need not look at it again and again."""
+    gc.freeze()
 
 
 def pytest_report_header() -> str:
