@@ -129,7 +129,7 @@ def test_networks_of_infinite_width_are_what_their_names_say():
     assert net.init_fn(jax.random.key(0), (2, 4, 4, 3))[0] == (2, 10)
 
 
-@pytest.mark.parametrize("memory", ["", "2GiB"])
+@pytest.mark.parametrize("memory", ["", pytest.param("2GiB", marks=pytest.mark.full)])
 @pytest.mark.usefixtures("short_rnn")
 def test_rows_of_an_accelerator(memory, monkeypatch):
     work = Workload("small", "rnn", 2, 3, 2, memory=memory)

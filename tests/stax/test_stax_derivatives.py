@@ -239,8 +239,9 @@ def test_derivatives_of_third_order(layer):
     np.testing.assert_allclose(both(x)[1], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_parameters_of_a_numerical_function():
-    """They may be traced, in the function and in the derivative that is given for it."""
+@pytest.mark.parametrize("given", [pytest.param(False, marks=FULL), True])
+def test_parameters_of_a_numerical_function(given):
+    """They may be traced, in the function and in the derivative that is `given` for it."""
     x, s, t = (drawn(4, seed=i) for i in range(3))
 
     def mixed(scales, layer_of):
@@ -257,12 +258,13 @@ def test_parameters_of_a_numerical_function():
     scales = np.array([1.2, 0.3])
     exact = lambda scales: mixed(scales, lambda scales: stax.Erf(scales[0], scales[1]))  # noqa: E731
     expected = jitted(jax.grad(exact))(scales)
-    for layer_of in (
-        lambda scales: stax.ElementwiseNumerical(function(scales), 20),
-        lambda scales: stax.ElementwiseNumerical(function(scales), 20, slope(scales)),
-    ):
-        found = jitted(jax.grad(lambda scales, layer_of=layer_of: mixed(scales, layer_of)))(scales)
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+    def layer_of(scales):
+        more = [slope(scales)] if given else []
+        return stax.ElementwiseNumerical(function(scales), 20, *more)
+
+    found = jitted(jax.grad(lambda scales: mixed(scales, layer_of)))(scales)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_numerical_function_with_a_kink():
