@@ -424,7 +424,7 @@ def test_a_float_whose_value_f_asks_for():
 @pytest.mark.parametrize("implementation", [0, 1])
 def test_f_is_checked_once(monkeypatch, implementation):
     """Neither for each tile, also where they are computed operation by operation, nor anew for a
-    kernel that is finished, or in other blocks."""
+    kernel that is finished; in other blocks `f` may close over something else."""
     checked = []
     for check in ("check_examples_are_independent", "_differences"):
         monkeypatch.setattr(checking, check, lambda *args: checked.append(1) or {})
@@ -435,9 +435,42 @@ def test_f_is_checked_once(monkeypatch, implementation):
     w, x, flag = {"w": uniform(0, 3, 2)}, uniform(1, 6, 3), jnp.asarray(True)
     ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=0, implementation=implementation)
     stored = nt.batch(ntk_fn, 2, store=zarr.storage.MemoryStore())
-    for batched in (stored, stored, nt.batch(ntk_fn, 3)):
+    for batched, count in ((stored, 1), (stored, 1), (nt.batch(ntk_fn, 3), 2)):
         batched(x, None, w, flag=flag, names=[{"a set, so no key"}])
-        assert len(checked) == 1
+        assert len(checked) == count
+
+
+def test_what_could_not_be_checked_is_when_it_can():
+    """Of one example nothing is known; of an `f` that closes over something else, nothing anew."""
+    mode = {"train": False}
+
+    def f(w, x, names):
+        return jnp.tanh(x @ w) - (x @ w).mean(0) * mode["train"]
+
+    w, x, names = uniform(0, 3, 2), uniform(1, 5, 3), [{"a set, so no key"}]
+    kernel_fn = nt.empirical_ntk_fn(f, vmap_axes=0)
+    nt.batch(kernel_fn, 2)(x, None, w, names=names)
+    mode["train"] = True
+    batched = nt.batch(kernel_fn, 3)
+    batched(x[:1], None, w, names=names)
+    with pytest.raises(ValueError, match="f mixes examples"):
+        batched(x, None, w, names=names)
+
+
+def test_values_are_asked_for_where_there_are_no_halves():
+    """Pairs of equal examples: a kernel call for each tile, whose plan has the values too."""
+
+    def f(w, x, flag, get):
+        return get * jnp.tanh(x @ w) if flag else x @ w
+
+    w, x, flag = uniform(0, 3, 2), uniform(1, 5, 3), jnp.array(True)
+    for implementation in (0, 1):
+        ntk_fn = nt.empirical_ntk_fn(f, (), (0,), 0, implementation)
+        batched = nt.batch(ntk_fn, 2)
+        kernel = batched(x, None, w, flag=flag, get=3)
+        g = lambda w, x: f(w, x, True, 3)  # noqa: E731
+        assert_equal(kernel, oracles.naive_ntk(g, w, x, trace_axes=(), diagonal_axes=(0,)))
+        assert batched.explain(x, None, w, flag=flag, get=3).recipe.kind == "examples"
 
 
 def test_no_vmap_axes_are_taken_as_zero_and_checked():

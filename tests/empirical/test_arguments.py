@@ -539,7 +539,11 @@ def test_examples_that_are_mixed_are_an_error(make, f, dtype):
         call(make, f, x1[:1], x2, params, vmap_axes=0)
 
 
-@pytest.mark.parametrize("f", MIXING[1:3], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "f",
+    [pytest.param(f, marks=() if f in MIXING[1:3] else pytest.mark.full) for f in MIXING],
+    ids=lambda f: f.__name__,
+)
 def test_the_check_is_not_under_jit_and_can_be_turned_off(f):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -385,7 +385,7 @@ def test_whole_jacobians_perturb_every_leaf():
 
     params, x = {"a": uniform(1, 4, 3), "b": uniform(2, 4, 3)}, X[:, :4]
     ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0)
-    ntk_fn.remembered.distrusted.add("params['a']")
+    ntk_fn.method.remembered.distrusted.add("params['a']")
     J = [j.reshape(5, 3, -1) for j in jax.jacrev(f)(params, x).values()]
     kernel = sum(np.einsum("nop,mqp->nmoq", j, j) for j in J)
     assert kernel.max() > 0.1
@@ -403,7 +403,7 @@ def test_a_number_among_parameters_takes_the_dtype_of_what_it_meets(broken):
         for vmap_axes in (0, None):
             ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=vmap_axes)
             kernel = ntk_fn(X[:, :4], None, params)
-            ntk_fn.remembered.distrusted.update(["params['s']", "params['w']"])
+            ntk_fn.method.remembered.distrusted.update(["params['s']", "params['w']"])
             np.testing.assert_allclose(ntk_fn(X[:, :4], None, params), kernel, rtol=0.05, atol=0.05)
 
 
@@ -576,3 +576,11 @@ def test_an_output_of_fixed_length_is_said():
     msg = r"has shape \(5, 2\) for two examples, where \(2, 2\) was expected.*mixes examples"
     with pytest.raises(ValueError, match=msg):
         nt.empirical_ntk_fn(lambda w, x: w[0] * jnp.ones((5, 2)), vmap_axes=0).check(X[:5], X[0])
+
+
+def test_explain_knows_of_what_factors_checked():
+    params, x = params_of(mlp), X
+    ntk_fn = nt.empirical_ntk_fn(mlp, vmap_axes=0)
+    assert ntk_fn.explain(x, None, params).checked is None
+    ntk_fn.factors(x, params)
+    assert len(ntk_fn.explain(x, None, params).checked) == len(params)

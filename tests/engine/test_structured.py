@@ -213,7 +213,7 @@ def terms(order, counts, cut, full):
     if full:
         found = itertools.product(dict.fromkeys((counts, cut)), (1, 2, 3), (2, 5))
     else:
-        found = [(counts, 1, 5), (cut, 2, 5), (cut, 3, 5), (counts, 2, 2), (cut, 1, 2)]
+        found = [(counts, 1, 5), (cut, 2, 5), (cut, 3, 5), (cut, 1, 5), (counts, 2, 2), (cut, 1, 2)]
     for examples, groups, units in found:
         if units == 5 or order.materialises:
             yield orders.Term(order, examples, groups, units)

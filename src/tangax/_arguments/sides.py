@@ -212,11 +212,15 @@ def _check_batched_outputs(
 
 
 def warn_of_axes(warned: set[Any], given: Arguments, axes: list[KernelAxes], x1: Any) -> None:
-    """Warn, once, of a traced batch axis and of batch statistics.
-
-    The former is mostly an `f` with outputs `(n,)`, under default axes.
-    """
+    """Warn, once, of a traced batch axis and of batch statistics."""
+    _warn_of_traced_batch(warned, given, axes, x1)
     warn_of_statistics(warned, given.params.paths)
+
+
+def _warn_of_traced_batch(
+    warned: set[Any], given: Arguments, axes: list[KernelAxes], x1: Any
+) -> None:
+    """A sum over examples is mostly an `f` with outputs `(n,)`, under default axes."""
     lengths = {leaf.shape[0] for leaf in jax.tree.leaves(x1) if getattr(leaf, "shape", ())}
     first = given.sides.first
     for name, y, axis, ax in zip(given.names, first.outputs, first.out_axes, axes, strict=True):

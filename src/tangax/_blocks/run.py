@@ -50,6 +50,8 @@ class Batched:
     options: Options
     # Plans and compiled functions by the shapes of calls.
     _compiled: dict[Any, tuple[BlockPlan, Compute]] = field(default_factory=dict, init=False)
+    # Calls whose `f` was checked: once for each shape, also where values cannot be hashed.
+    _checked: set[Any] = field(default_factory=set, init=False)
 
     @default_promotion()
     def plan(self, names: tuple[str, ...], *args: Any) -> BlockPlan:
@@ -74,7 +76,7 @@ class Batched:
             tqdm_class()
         check_values(args)
         x1, x2, params, kwargs = gathered(args)
-        warn_of_pairs(self.fn.ntk_fn.remembered.warned, x2, kwargs)
+        warn_of_pairs(self.fn.ntk_fn.method.remembered.warned, x2, kwargs)
         params = jax.tree.map(lambda w: jnp.asarray(w) if isinstance(w, np.ndarray) else w, params)
         return _of_numbers(partial(self._run, names), (x1, x2, params, kwargs))
 
@@ -144,7 +146,7 @@ class Batched:
         """The plan, and what is compiled for it: once for calls of the same shapes.
 
         A new plan comes before an `f` that mixes examples is refused, and that before a store. It
-        is checked once for each plan; a finished kernel was, when it was computed.
+        is checked once for calls of the same shapes; a finished kernel was, when it was computed.
         """
         shapes = [(side.n, *side.shapes(1)) for side in call.sides.distinct]
         split = Split(*split_arrays((call.names, shapes, call.params)))
@@ -155,8 +157,11 @@ class Batched:
         prepared = self._compiled.get(key())
         if prepared is None:
             plan, halves = self._plan(call, recipe, finished=finished)
-            if not finished and _check(call, split):
-                plan, halves = self._plan(call, recipe, finished=finished)
+            checks = (call.names, call.lengths, function, split.id)
+            if not finished and checks not in self._checked:
+                if _check(call):
+                    plan, halves = self._plan(call, recipe)
+                self._checked.add(checks)
             prepared = plan, Compute(plan, halves, call)
             if split.key is not None:
                 self._compiled[key()] = prepared
@@ -200,14 +205,13 @@ def _trees(call: Call, halves: Halves, arrays: Sequence[Any]) -> list[Any]:
     return [treedef.unflatten(part) for part in parts]
 
 
-def _check(call: Call, split: Split) -> bool:
-    """Refuse an `f` that mixes examples, if the first ones show it; once for calls of such shapes.
+def _check(call: Call) -> bool:
+    """Refuse an `f` that mixes examples, if the first ones show it.
 
     Whether factors of a leaf are not to be trusted, which changes the plan.
     """
-    fn, known = call.fn.ntk_fn, call.fn.ntk_fn.remembered.checked
-    key = "batch", fn.has_plan, repr(fn.vmap_axes), split.id
-    if not fn.check_vmap or key in known:
+    fn = call.fn.ntk_fn
+    if not fn.check_vmap:
         return False
     trusted = fn.distrusted
     for side in call.sides.distinct:
@@ -216,8 +220,7 @@ def _check(call: Call, split: Split) -> bool:
         x, kwargs = side.block(0, min(side.n, _CHECKED))
         by_factors = "ntk" in call.names and fn.has_plan
         given = call.read(x, call.params, kwargs)
-        check_arguments(given, fn.remembered.distrusted, by_factors=by_factors, mixed=_MIXED)
-    known[key] = ()
+        check_arguments(given, fn.method.remembered.distrusted, by_factors=by_factors, mixed=_MIXED)
     return fn.distrusted != trusted
 
 

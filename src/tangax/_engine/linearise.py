@@ -6,7 +6,6 @@ many outputs at a time as are fast.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +22,12 @@ from .._shared.memory import nbytes
 from .._shared.meshes import shape_like, varying, varying_axes
 from .._shared.trees import kernel_dtype
 from .._shared.tuning import tuning
+from .._shared.user_line import logger
 from . import evaluate
 from .factors import ByLeaf, Factors, Load, Meta, on_cotangents
 from .kinds import Factored, Materialised, cotangent
 from .program import Found, Program, describe, find, largest
 from .ranges import even, loop
-
-logger = logging.getLogger("tangax")
 
 
 @dataclass(frozen=True)

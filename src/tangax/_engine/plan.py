@@ -5,7 +5,6 @@ Everything here reads shapes alone.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from .._shared.axes import Axes, kernel_axes
 from .._shared.memory import in_bytes, is_refused
 from .._shared.pair import Pair
 from .._shared.tuning import FRESH, MOVE, STEP, tuning
+from .._shared.user_line import logger
 from .contract.cost import Cost, plan_pair
 from .factors import Load, Meta
 from .kinds import Factor, cotangent, with_cotangent
@@ -121,7 +121,7 @@ def check_memory(plans: list[OutputPlan], memory: int) -> None:
     what = "are held besides arguments and kernel"
     if not is_refused(plan.peak_bytes, memory):
         message = f"About %s {what}, more than the %s of `memory`. Take fewer examples at a time."
-        logging.getLogger("tangax").warning(message, *map(in_bytes, (plan.peak_bytes, memory)))
+        logger.warning(message, *map(in_bytes, (plan.peak_bytes, memory)))
         return
     free = plan.o.count
     fewer = (

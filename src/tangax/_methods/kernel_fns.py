@@ -16,17 +16,18 @@ from .._engine.explain import Plan
 from .._engine.factors import Factors, check_factors
 from .._engine.nngp import finish, nngp
 from .._shared.axes import Axes, VmapAxes, split_vmap_axes
-from .._shared.compiled import Compiled
+from .._shared.compiled import Compiled, Split
 from .._shared.get import canonical_get, is_get, kernel_tuple
 from .._shared.memory import budget, nbytes
 from .._shared.meshes import gathered, shapes_gathered
 from .._shared.pair import Pair
 from .._shared.precision import check_precision, full_precision
 from .._shared.trees import has_values, join_arrays, numbers_as_arrays, split_arrays
+from .._shared.user_line import logger
 from .checking import check_arguments
 from .factored import FactorMethod
 from .plain import jacobian_contraction, ntk_vector_products
-from .remembered import Remembered, logger
+from .remembered import Remembered
 
 
 class NtkImplementation(enum.IntEnum):
@@ -111,7 +112,7 @@ class NtkFn:
     check_vmap: bool = True
     memory: int | str | None = None
     precision: Any = None
-    remembered: Remembered = field(default_factory=Remembered, init=False, repr=False)
+    _remembered: Remembered = field(default_factory=Remembered, init=False, repr=False)
     # Compiled for calls outside `jit`, and what is distrusted tells their programs apart.
     _kernels: Compiled = field(init=False, repr=False)
     _factors: Compiled = field(init=False, repr=False)
@@ -146,7 +147,7 @@ class NtkFn:
         self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
     ) -> tuple[Any, ...]:
         """The kernels by name; of the plain methods the NTK alone."""
-        warn_of_pairs(self.remembered.warned, x2, kwargs)
+        warn_of_pairs(self._remembered.warned, x2, kwargs)
         return self._run(self._kernels, (names,), self._read, x1, x2, params, kwargs)
 
     def factors(self, x: Any, params: Any, **kwargs: Any) -> Factors:
@@ -159,7 +160,7 @@ class NtkFn:
         tuple of two is not split here, and an `rng` is taken as it is, though a kernel folds it
         for `x2`.
         """
-        return self._run(self._factors, (), self._read_one, x, params, kwargs)
+        return self._run(self._factors, (), self._read_one, x, None, params, kwargs)
 
     def contract(self, factors1: Factors, factors2: Factors | None = None) -> Any:
         """The kernel of two sets of factors; of `factors1` with itself where one is given.
@@ -210,8 +211,8 @@ class NtkFn:
 
         with full_precision(self.precision):
             jax.eval_shape(planned, shapes_gathered(arrays))
-        call = x1, x2, numbers_as_arrays(params), kwargs
-        checked = self.remembered.checked.get(self._id(self._kernels, call))
+        split = self._kernels.split((x1, x2, numbers_as_arrays(params), kwargs))
+        checked = self._remembered.checked.get(self._id(split))
         return replace(plans[0], checked=checked, distrusted=self.distrusted)
 
     def check(self, x: Any, params: Any, **kwargs: Any) -> dict[str, float]:
@@ -247,12 +248,13 @@ class NtkFn:
             raise TypeError(
                 "check needs arguments with values: call it outside jit, vmap and grad."
             )
-        return self._check(self._read_one(*gathered((x, params, kwargs))))
+        x, params, kwargs = gathered((x, params, kwargs))
+        return self._check(self._read_one(x, None, params, kwargs))
 
     def varied(self, **options: Any) -> NtkFn:
         """The same `f` with other options; what is remembered of it is that of both."""
         other = replace(self, **options)
-        object.__setattr__(other, "remembered", self.remembered)
+        object.__setattr__(other, "_remembered", self._remembered)
         return other
 
     @property
@@ -264,12 +266,12 @@ class NtkFn:
     def method(self) -> FactorMethod:
         axes = self.trace_axes, self.diagonal_axes
         factored = self.implementation == NtkImplementation.STRUCTURED_DERIVATIVES
-        return FactorMethod(*axes, self.memory, factored, self.precision, self.remembered)
+        return FactorMethod(*axes, self.memory, factored, self.precision, self._remembered)
 
     @property
     def distrusted(self) -> tuple[str, ...]:
         """Leaves whose factors gave another derivative than `f` itself."""
-        return tuple(sorted(self.remembered.distrusted))
+        return tuple(sorted(self._remembered.distrusted))
 
     # Calls
 
@@ -277,36 +279,35 @@ class NtkFn:
         self, entry: Compiled, names: tuple[Any, ...], read: Callable[..., Arguments], *args: Any
     ) -> Any:
         """Check what was not seen before, then compute."""
-        *x, params, kwargs = args
-        call = (*x, numbers_as_arrays(params), kwargs)
-        known, checked = self.remembered.checked, None
-        if self.check_vmap and self._id(entry, call) not in known and has_values(call):
+        x1, x2, params, kwargs = args
+        call = x1, x2, numbers_as_arrays(params), kwargs
+        split, known, checked = entry.split(call), self._remembered.checked, None
+        if self.check_vmap and self._id(split) not in known and has_values(call):
             checked = tuple(self._check(read(*gathered(args))))
-        if self.vmap_axes is None and self.check_vmap and "rows" not in self.remembered.warned:
-            self._advise(*gathered((x[0], params, kwargs)))
-        result = entry.run(call, leading=(*names, self.distrusted))
+        if self.vmap_axes is None and self.check_vmap and "rows" not in self._remembered.warned:
+            self._advise(*gathered((x1, params, kwargs)))
+        result = entry.run(call, (*names, self.distrusted), split)
         if checked is not None:  # as it ran, after all
-            known[self._id(entry, call)] = checked
+            known[self._id(entry.split(call))] = checked
         return result
 
-    def _id(self, entry: Compiled, call: tuple[Any, ...]) -> Any:
-        return self.has_plan, repr(self.vmap_axes), entry.split(call).id
+    def _id(self, split: Split) -> Any:
+        """Equal for calls that are checked alike, of `x2=None` and of factors."""
+        return self.has_plan, repr(self.vmap_axes), split.id
 
     def _of_both(self, names: tuple[str, ...], distrusted: Any, *args: Any) -> tuple[Any, ...]:
         with full_precision(self.precision):
             given = self._read(*args)
             axes = given.axes(self.trace_axes, self.diagonal_axes)
-            warn_of_axes(self.remembered.warned, given, axes, args[0])
+            warn_of_axes(self._remembered.warned, given, axes, args[0])
             if self.has_plan:
                 return self.method.kernels(names, self.method.sources(given))
             kernels = _PLAIN[NtkImplementation(self.implementation)](given, axes)
             return (finish(given.sides.same, given.treedef, axes, kernels),)
 
-    def _of_one(
-        self, distrusted: tuple[str, ...], x: Any, params: Any, kwargs: dict[str, Any]
-    ) -> Factors:
+    def _of_one(self, distrusted: Any, *args: Any) -> Factors:
         with full_precision(self.precision):
-            return self.method.factors(self._read_one(x, params, kwargs))
+            return self.method.factors(self._read_one(*args))
 
     def _of_factors(self, factors: Pair[Factors]) -> Any:
         return self.method.kernels(("ntk",), factors)[0]
@@ -314,7 +315,7 @@ class NtkFn:
     def _read(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Arguments:
         return read_arguments(self.f, x1, x2, params, self.vmap_axes, kwargs, differentiate=True)
 
-    def _read_one(self, x: Any, params: Any, kwargs: dict[str, Any]) -> Arguments:
+    def _read_one(self, x: Any, x2: None, params: Any, kwargs: dict[str, Any]) -> Arguments:
         return read_one_side(self.f, x, params, self.vmap_axes, kwargs, differentiate=True)
 
     # Checks
@@ -323,7 +324,7 @@ class NtkFn:
         """Name `vmap_axes=0`, once, where it seems right."""
         if not many_examples(x) or not has_values((x, params, kwargs)):
             return
-        self.remembered.warned.add("rows")
+        self._remembered.warned.add("rows")
         if rows_look_independent(self.f, x, params, kwargs):
             logger.warning(
                 "f seems to treat the examples along axis 0 independently: with vmap_axes=0 the "
@@ -331,7 +332,7 @@ class NtkFn:
             )
 
     def _check(self, given: Arguments) -> dict[str, float]:
-        return check_arguments(given, self.remembered.distrusted, by_factors=self.has_plan)
+        return check_arguments(given, self._remembered.distrusted, by_factors=self.has_plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,7 +345,7 @@ class KernelFn:
     def __call__(self, x1: Any, x2: Any, get: Any = None, params: Any = None, **kwargs: Any) -> Any:
         """The kernels that `get` names; `kernel_fn(x1, x2, params)` gives both."""
         names, single, params = self.request(get, params)
-        kernels = self._kernels(names, x1, x2, params, kwargs)
+        kernels = self.kernels(names, x1, x2, params, kwargs)
         return kernels[0] if single else kernel_tuple(names)(*kernels)
 
     def explain(self, x1: Any, x2: Any, get: Any = None, params: Any = None, **kwargs: Any) -> Plan:
@@ -365,7 +366,7 @@ class KernelFn:
             raise TypeError("kernel_fn needs params: call kernel_fn(x1, x2, get, params).")
         return canonical_get(get), isinstance(get, str), params
 
-    def _kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+    def kernels(self, names: Any, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
         """In the order of `names`. Both from one run of `f` where the method allows it."""
         if len(names) == 2 and self.ntk_fn.has_plan:
             return self.ntk_fn.kernels(names, x1, x2, params, kwargs)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
-logger = logging.getLogger("tangax")
+from .._shared.user_line import logger
 
 
 class Remembered:
     """Warnings are given, and lines logged, once; what was checked is not checked again.
 
-    `checked`: the leaves that were compared, by shapes and static arguments of calls; `distrusted`:
-    those whose factors gave another derivative than `f` itself.
+    `checked`: the leaves that were compared, by what calls that are checked alike have in common;
+    `distrusted`: those whose factors gave another derivative than `f` itself.
     """
 
     def __init__(self) -> None:

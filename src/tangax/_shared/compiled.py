@@ -43,9 +43,11 @@ class Compiled:
         """The result of the function."""
         return self.run(args)
 
-    def run(self, args: tuple[Any, ...], leading: tuple[Any, ...] = ()) -> Any:
-        """The same behind arguments that are static."""
-        split = self.split(args)
+    def run(
+        self, args: tuple[Any, ...], leading: tuple[Any, ...] = (), split: Split | None = None
+    ) -> Any:
+        """The same behind arguments that are static. `split`: of the arguments, if it is known."""
+        split = split or self.split(args)
         static, arrays, key = (leading, split.static), split.arrays, split.key
         if key is None or key in self._eager:
             return self._joined(static, arrays)

@@ -44,4 +44,6 @@ class Pair(Generic[T]):
         first = function(self.first, *(pair.first for pair in others))
         if self.second is None:
             return Pair(first)
-        return Pair(first, function(self.second, *(pair.other for pair in others)))
+        second = function(self.second, *(pair.other for pair in others))
+        assert second is not None  # which would say that both are one
+        return Pair(first, second)

@@ -1,13 +1,16 @@
-"""Where warnings point."""
+"""Where warnings point, and lines of the log go."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
 from typing import Any
 
 import jax
+
+logger = logging.getLogger("tangax")
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

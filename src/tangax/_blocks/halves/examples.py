@@ -1,6 +1,6 @@
 """No halves: the examples themselves, and a kernel call for each tile.
 
-For the plain methods, and where only pairs of equal examples are wanted.
+For the plain methods, where only pairs of equal examples are wanted, and where factors do not fit.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from ..._arguments.sides import read_arguments
+from ..._engine.explain import Plan
 from ..._engine.linearise import meta_of
 from ..._methods.kernel_fns import KernelFn, NtkImplementation
 from ..._shared.memory import nbytes
@@ -42,16 +44,23 @@ class InExamples:
 
     def tile(self, first: Half, second: Half | None, params: Any) -> list[jax.Array]:
         x1, x2, kwargs = _together(first, second)
-        return jax.tree.leaves(self.fn(x1, x2, self.call.names, params, **kwargs))
+        return jax.tree.leaves(self.fn.kernels(self.call.names, x1, x2, params, kwargs))
 
     def price(self, sizes: tuple[int, int]) -> Tile:
         """From the plan of a call; of the plain methods what their docstring says they hold."""
         fn, n, m = self.fn.ntk_fn, *sizes
         if fn.has_plan:
             blocks = [side.shapes(n) for side, n in zip(self.call.sides.sides, sizes, strict=True)]
+            plans: list[Plan] = []
+
+            def trace(x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> None:
+                axes = fn.vmap_axes
+                given = read_arguments(fn.f, x1, x2, params, axes, kwargs, differentiate=True)
+                plans.append(fn.method.explain(given, 0))
+
             x1, x2, kwargs = _together(*blocks)
-            plan = fn.explain(x1, x2, self.call.params, **kwargs)
-            return Tile(plan.peak_bytes, plan.multiply_adds)
+            shapes_of(trace, x1, x2, self.call.params, kwargs)
+            return Tile(plans[0].peak_bytes, plans[0].multiply_adds)
         leaves = split_params(self.call.params).leaves
         p, size = sum(w.size for w in leaves), max(w.dtype.itemsize for w in leaves)
         o, q = (sum(e.meta.sizes()) for e in self.examples.sides)

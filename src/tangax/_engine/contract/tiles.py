@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from ..._shared.pair import Pair
-from ..kinds import Factor, cotangent, examples, groups, with_cotangent
+from ..kinds import Factor, Factored, cotangent, examples, groups, with_cotangent
 from ..output_axes import Frame, M, N
 from ..ranges import Block, added, combinations, loop, some_of
 from .materialise import materialised, over_groups, pieces
@@ -84,5 +85,6 @@ def _of_examples(factor: Factor, block: Block, start: Any) -> Factor:
     """The examples of one tile; those that an earlier tile had are zero."""
     if block.whole:
         return factor
-    part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block.size), factor)
-    return with_cotangent(part, some_of(cotangent(factor), block, start, 0))
+    assert isinstance(factor, Factored)
+    A = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block.size), factor.A)
+    return replace(factor, A=A, G=some_of(factor.G, block, start, 0))
