@@ -43,7 +43,10 @@ class Mutant:
         path.write_text(text.replace(self.old, self.new))
 
 
-KERNELS = ("tests/engine/test_kinds.py", "tests/empirical/test_kernels.py")
+KERNELS = tuple(
+    f"tests/{name}.py"
+    for name in ("empirical/test_checking", "engine/test_kinds", "empirical/test_kernels")
+)
 ENGINE = ("tests/engine/test_structured.py", *KERNELS)
 CALLS = ("tests/empirical/test_arguments.py",)
 BLOCKS = ("tests/blocks/test_batching.py",)
@@ -67,7 +70,7 @@ MUTANTS = [
     Mutant("_engine/kinds/normal_form.py", "replace(factor, A=scale * factor.A)", "factor", KERNELS),
     Mutant("_engine/kinds/normal_form.py", "J=stack.J.sum(0)", "J=stack.J[0]", KERNELS),
     Mutant("_engine/kinds/normal_form.py", "not all(disjoint(f, g) for g in part) for part", "False for part", KERNELS),
-    Mutant("_engine/kinds/normal_form.py", "dtype = jnp.promote_types(G.dtype, jnp.float32)  # shorter", "dtype = G.dtype  # shorter", KERNELS),
+    Mutant("_engine/contract/gram.py", "f2.A[:, :, 0], dtype)  # [n", "f2.A[:, :, 0], f2.A.dtype)  # [n", KERNELS),
     Mutant("_engine/views.py", "tuple((a - start, b - start)", "tuple((a, b)", KERNELS),
     # From a jaxpr to factors
     Mutant("_engine/program.py", "if scan.consts <= a < first_x:", "if False:", KERNELS),

@@ -65,4 +65,5 @@ case("stop_gradient_on_all", lambda x, w, v: x @ lax.stop_gradient(w) + v, w=(4,
 case("used_twice_unalike", lambda x, w: x @ w + x[:, :2] * w[0], w=(4, 2), polynomial=1, core=True)
 case("residual_gain", lambda x, w, s: x + s * jnp.tanh(x @ w), w=(4, 4), s=())
 case("norm_of_output", lambda x, w: jnp.linalg.norm(x @ w, axis=-1), w=(4, 2))
+case("complex_data", lambda x, w, g: (jnp.abs(jnp.exp(1j * x) @ w + 0.3), jnp.abs(jnp.exp(1j * x) * g + 1)), w=(4, 3), g=(4,), core=True)
 case("complex_inside", lambda x, w: jnp.abs(jnp.exp(1j * (x * w)) + 0.3), w=(4,))
