@@ -584,3 +584,21 @@ def test_explain_knows_of_what_factors_checked():
     assert ntk_fn.explain(x, None, params).checked is None
     ntk_fn.factors(x, params)
     assert len(ntk_fn.explain(x, None, params).checked) == len(params)
+
+
+def test_factors_take_a_pair_as_it_is_and_a_kernel_for_both_sides(monkeypatch):
+    """So what was checked of the one is not known of the other."""
+
+    def f(w, x, pair):
+        return jnp.tanh(x @ w) * (pair if not isinstance(pair, tuple | list) else pair[0] * pair[1])
+
+    w, x, pair = uniform(0, 4, 2), X, (jnp.asarray(0.5), jnp.asarray(2.0))
+    checked, check = [], checking._differences
+    monkeypatch.setattr(checking, "_differences", lambda *args: checked.append(1) or check(*args))
+    ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=0)
+    ntk_fn.factors(x, w, pair=list(pair))
+    ntk_fn.factors(x, w, pair=pair)
+    assert len(checked) == 2
+    with pytest.warns(UserWarning, match="pair is a tuple of two"):
+        ntk_fn(x, None, w, pair=pair)
+    assert len(checked) == 4

@@ -89,10 +89,6 @@ class Factors:
         return self
 
     @property
-    def in_sequence(self) -> bool:
-        return False
-
-    @property
     def unit(self) -> ByLeaf:
         """The shapes of the factors of a single entry of any output."""
         one = self.by_leaf if self.meta.shapes else []

@@ -121,10 +121,6 @@ class Linear:
     def outputs(self) -> list[jax.Array]:
         return self.passes.outputs
 
-    @property
-    def in_sequence(self) -> bool:
-        return self.passes.in_sequence
-
     def whole(self) -> Factors:
         """The factors of all outputs, from one backward pass for each."""
         total = sum(self.meta.sizes())

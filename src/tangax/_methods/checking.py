@@ -40,6 +40,7 @@ from .._engine.program import Found, describe
 from .._shared.trees import kernel_dtype
 from .._shared.tuning import tuning
 from .._shared.user_line import warn
+from .plain import mapped
 
 # Derivatives differ if by more than so many square roots of the precision.
 _TOLERANCE = 4
@@ -93,7 +94,7 @@ def _differences(given: Arguments, side: Side, mixed: str) -> dict[str, float]:
         by_leaf = source.pulled(v)
         if by_leaf is None:
             return Compared(together, source.outputs, [], [])
-        expected = _by_vjp(replace(here, in_sequence=source.in_sequence), leaves, v)
+        expected = mapped(here, lambda side: _by_vjp(side, leaves, v))
         return Compared(together, source.outputs, _of_own(by_leaf, v), expected)
 
     compiled = jax.jit(compare, compiler_options=tuning().quick)

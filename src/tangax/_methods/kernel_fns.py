@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from .._arguments.inputs import warn_of_pairs
+from .._arguments.inputs import is_pair, warn_of_pairs
 from .._arguments.mixing import many_examples, rows_look_independent
 from .._arguments.sides import Arguments, read_arguments, read_one_side, warn_of_axes
 from .._engine.explain import Plan
@@ -212,7 +212,7 @@ class NtkFn:
         with full_precision(self.precision):
             jax.eval_shape(planned, shapes_gathered(arrays))
         split = self._kernels.split((x1, x2, numbers_as_arrays(params), kwargs))
-        checked = self._remembered.checked.get(self._id(split))
+        checked = self._remembered.checked.get(self._id(self._kernels, kwargs, split))
         return replace(plans[0], checked=checked, distrusted=self.distrusted)
 
     def check(self, x: Any, params: Any, **kwargs: Any) -> dict[str, float]:
@@ -282,18 +282,19 @@ class NtkFn:
         x1, x2, params, kwargs = args
         call = x1, x2, numbers_as_arrays(params), kwargs
         split, known, checked = entry.split(call), self._remembered.checked, None
-        if self.check_vmap and self._id(split) not in known and has_values(call):
+        if self.check_vmap and self._id(entry, kwargs, split) not in known and has_values(call):
             checked = tuple(self._check(read(*gathered(args))))
         if self.vmap_axes is None and self.check_vmap and "rows" not in self._remembered.warned:
             self._advise(*gathered((x1, params, kwargs)))
         result = entry.run(call, (*names, self.distrusted), split)
         if checked is not None:  # as it ran, after all
-            known[self._id(entry.split(call))] = checked
+            known[self._id(entry, kwargs, entry.split(call))] = checked
         return result
 
-    def _id(self, split: Split) -> Any:
-        """Equal for calls that are checked alike, of `x2=None` and of factors."""
-        return self.has_plan, repr(self.vmap_axes), split.id
+    def _id(self, entry: Compiled, kwargs: dict[str, Any], split: Split) -> Any:
+        """Equal for calls that are checked alike: of factors as of `x2=None`, but for pairs."""
+        paired = entry is self._kernels and any(map(is_pair, kwargs.values()))
+        return self.has_plan, repr(self.vmap_axes), paired, split.id
 
     def _of_both(self, names: tuple[str, ...], distrusted: Any, *args: Any) -> tuple[Any, ...]:
         with full_precision(self.precision):

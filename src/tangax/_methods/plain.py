@@ -24,7 +24,7 @@ from .._shared.trees import kernel_dtype
 def jacobian_contraction(given: Arguments, axes: list[KernelAxes]) -> list[jax.Array]:
     """One kernel for each output, from whole Jacobians: `(n + m) * o * p` entries in memory."""
     leaves = given.params.leaves
-    jacobians = given.sides.map(lambda side: _mapped(side, lambda s: _jacobians(s, leaves)))
+    jacobians = given.sides.map(lambda side: mapped(side, lambda s: _jacobians(s, leaves)))
     kernels = []
     for r, ax in enumerate(axes):
         y1, y2 = (side.outputs[r] for side in given.sides.sides)
@@ -40,7 +40,7 @@ def jacobian_contraction(given: Arguments, axes: list[KernelAxes]) -> list[jax.A
     return kernels
 
 
-def _mapped(side: Side, function: Callable[[Side], Any]) -> Any:
+def mapped(side: Side, function: Callable[[Side], Any]) -> Any:
     """`function` of a side; where `vmap` refuses `f`, of its examples in sequence."""
     try:
         return function(side)
@@ -81,7 +81,7 @@ def ntk_vector_products(given: Arguments, axes: list[KernelAxes]) -> list[jax.Ar
         )
         raise ValueError(msg)
     second = given.sides.other
-    return _mapped(
+    return mapped(
         first, lambda side: [_by_columns(side, second, leaves, ax, r) for r, ax in enumerate(axes)]
     )
 

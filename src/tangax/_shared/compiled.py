@@ -86,20 +86,13 @@ class Split:
     @functools.cached_property
     def key(self) -> Any:
         """Equal for calls that run one program; `None` if there is no such key."""
-        return _call_key(self.static, self.arrays)
+        return (self.static, self._shapes) if is_hashable(self.static) else None
 
     @property
     def id(self) -> Any:
         """The key; where values cannot be hashed, equal for calls of one shape."""
-        return _shapes(self.arrays) if self.key is None else self.key
+        return self._shapes if self.key is None else self.key
 
-
-def _call_key(static: Any, arrays: list[Any]) -> Any:
-    """Equal for calls that compile alike; `None` if there is no such key."""
-    if not is_hashable(static):
-        return None
-    return static, _shapes(arrays)
-
-
-def _shapes(arrays: list[Any]) -> Any:
-    return tuple((a.shape, a.dtype) for a in arrays)
+    @property
+    def _shapes(self) -> Any:
+        return tuple((a.shape, a.dtype) for a in self.arrays)
