@@ -21,7 +21,9 @@ from .tiles import Array, Index, present
 
 
 class Destination(Protocol):
-    """Where tiles go."""
+    """Where tiles of these arrays go."""
+
+    arrays: Sequence[Array]
 
     def finished(self, index: Index) -> list[np.ndarray] | None:
         """The parts of a tile that is there, if it is."""
@@ -34,14 +36,13 @@ def fill(
     call: Call,
     plan: BlockPlan,
     compute: Compute,
-    arrays: Sequence[Array],
     destination: Destination,
     finite: Finite,
     *,
     progress: bool,
 ) -> None:
     with _bar(plan, shown=progress) as advance:
-        sink = Sink(plan, arrays, destination, finite, advance)
+        sink = Sink(plan, destination, finite, advance)
         todo = {index for index in _indices(plan) if not sink.is_finished(index)}
         for here in plan.rounds():
             _fill_round(here, todo, Halved(call, compute), sink)
@@ -142,18 +143,18 @@ class Sink:
     """Takes tiles from the device, looks at them, keeps them and their transposes."""
 
     plan: BlockPlan
-    arrays: Sequence[Array]
     destination: Destination
     finite: Finite
     advance: Callable[[int], None]
     pending: tuple[Index, list[jax.Array]] | None = None
 
     def is_finished(self, index: Index) -> bool:
+        arrays = self.destination.arrays
         for one in dict.fromkeys((index, self._twin(index))):
             parts = self.destination.finished(one)
             if parts is None:
                 return False
-            self.finite.check(one, [a for a, _ in present(one, self.arrays, self.arrays)], parts)
+            self.finite.check(one, [a for a, _ in present(one, arrays, arrays)], parts)
         self._count(index)
         return True
 
@@ -166,7 +167,7 @@ class Sink:
         if self.pending is None:
             return
         (index, tile), self.pending = self.pending, None
-        there = present(index, self.arrays, tile)
+        there = present(index, self.destination.arrays, tile)
         arrays, parts = [a for a, _ in there], [a.cut(np.asarray(x), index) for a, x in there]
         self.finite.check(index, arrays, parts)
         self.destination.write(index, parts)

@@ -28,7 +28,7 @@ from .nonfinite import Finite
 from .place import locked
 from .plan import BlockPlan, Recipe, plan_blocks
 from .store import OnDisk, created, opened, progress_of, recipe_of, recipe_there
-from .tiles import Array, InMemory, arrays_of
+from .tiles import InMemory, arrays_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Batched:
                 return self._on_disk(call)
         plan, compute = self._prepared(call)
         destination = InMemory(arrays_of(plan, call, compute.halves))
-        self._fill(call, plan, compute, destination.arrays, destination)
+        self._fill(call, plan, compute, destination)
         return _trees(call, compute.halves, destination.kernels)
 
     def _on_disk(self, call: Call) -> list[Any]:
@@ -114,7 +114,7 @@ class Batched:
             "jax": jax.__version__,
         }
         group = created(store, plan, arrays, about)
-        self._fill(call, plan, compute, arrays, OnDisk(group, store, arrays))
+        self._fill(call, plan, compute, OnDisk(group, store, arrays))
         group = opened(store)
         return _trees(call, compute.halves, [group[a.name] for a in arrays])
 
@@ -168,15 +168,10 @@ class Batched:
         return prepared
 
     def _fill(
-        self,
-        call: Call,
-        plan: BlockPlan,
-        compute: Compute,
-        arrays: Sequence[Array],
-        destination: Destination,
+        self, call: Call, plan: BlockPlan, compute: Compute, destination: Destination
     ) -> None:
         finite = Finite(self.options.on_nonfinite)
-        fill(call, plan, compute, arrays, destination, finite, progress=self.options.progress)
+        fill(call, plan, compute, destination, finite, progress=self.options.progress)
         finite.tell()
 
 

@@ -111,7 +111,7 @@ class OnDisk:
     """A kernel in a Zarr store: finished tiles, and their checksums."""
 
     def __init__(self, group: Any, store: Any, arrays: Sequence[Array]) -> None:
-        self._arrays, self._store = arrays, store
+        self.arrays, self._store = arrays, store
         self.kernels = [group[a.name] for a in arrays]
         self._tiles = group[TILES]
         self._sums = _read_sums(self._tiles)
@@ -123,7 +123,7 @@ class OnDisk:
         try:
             parts = [
                 np.asarray(kernel[array.region(index)])
-                for array, kernel in present(index, self._arrays, self.kernels)
+                for array, kernel in present(index, self.arrays, self.kernels)
             ]
         except Exception:  # whatever a codec makes of a damaged file
             parts = []
@@ -134,7 +134,7 @@ class OnDisk:
 
     def write(self, index: Index, parts: Sequence[np.ndarray]) -> None:
         """Keep a tile, then its checksum: a tile without one is computed again."""
-        pairs = zip(present(index, self._arrays, self.kernels), parts, strict=True)
+        pairs = zip(present(index, self.arrays, self.kernels), parts, strict=True)
         with writing(self._store):
             for (array, kernel), part in pairs:
                 kernel[array.region(index)] = part
