@@ -97,10 +97,8 @@ def read_sides(
         return _are_equal(first, second)
 
     each = each_side(x1, x2, kwargs, None if planned else equal)
-    return each.map(lambda side, name: _examples(name, side[0], vmap_axes, side[1]), NAMES)
-
-
-NAMES = Pair("x1", "x2")
+    names = Pair("x1", "x2")
+    return each.map(lambda side, name: _examples(name, side[0], vmap_axes, side[1]), names)
 
 
 def _examples(name: str, x: Any, vmap_axes: VmapAxes, kwargs: dict[str, Any]) -> Examples:
