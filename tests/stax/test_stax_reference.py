@@ -121,8 +121,7 @@ def test_kernels_equal_those_of_neural_tangents(name):
     check(name, kernels_together(CASES[name], np.float64, quick=True), np.float64, EXACT)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", names(ONE_OF_EACH_LAYER))
 def test_kernels_of_two_inputs_equal_those_of_neural_tangents(name):
     check(name, kernels_apart(CASES[name], np.float64, quick=True), np.float64, EXACT)
 
