@@ -80,7 +80,7 @@ MUTANTS = [
     Mutant("_engine/linearise.py", "self._of_entries(sum(self.meta.sizes()[:output]) + index)", "self._of_entries(index)", ENGINE),
     Mutant("_engine/linearise.py", "            start += y.size\n", "", ENGINE),
     # From factors to a kernel
-    Mutant("_engine/pairing.py", "if layouts(f1) == layouts(f2):", "if True:", KERNELS),
+    Mutant("_engine/pairing.py", "if layouts(f1) == layouts(f2):", "if True:", ENGINE),
     Mutant("_engine/pairing.py", "list(map(Pair, f1, f2))", "list(map(Pair, f1, f1))", ENGINE),
     Mutant("_engine/kernel.py", "batch + others if plan.once else others + batch", "others + batch if plan.once else batch + others", ENGINE),
     Mutant("_engine/kernel.py", "kernel = kernel / frame.ax.size(frame.shape1)\n", "", ENGINE),

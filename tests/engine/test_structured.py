@@ -189,6 +189,19 @@ def test_blocks_of_outputs_change_nothing(choice, implementation):
         assert_equal(jax.jit(ntk_fn)(x1, x2, case.params), expected)
 
 
+@pytest.mark.parametrize("x2", [X2, None], ids=["x1_x2", "x1"])
+def test_blocks_of_several_outputs(x2):
+    """Each output's entries are taken from among those of all."""
+
+    def f(params, x):
+        return {"a": mlp(params, x), "b": jnp.sin(x @ params["w1"])[:, :2]}
+
+    ntk_fn = nt.empirical_ntk_fn(f, (), vmap_axes=0, memory=1)
+    plan = ntk_fn.explain(X1, x2, PARAMS)
+    assert [block.sizes for block in plan.blocks] == [(1, 1, 1, 1)] * 2
+    assert_equal(ntk_fn(X1, x2, PARAMS), oracles.naive_ntk(f, PARAMS, X1, x2))
+
+
 FRAMES = {
     "full": ((), (), 0),
     "traced": ((1,), (), 0),

@@ -41,7 +41,7 @@ def top_k_gathered(x, g, w):
 
 case("lora", lambda x, a, b: x @ (np.eye(4, 3) + a @ b), a=(4, 1), b=(1, 3), polynomial=2, core=True, kinds="dense")
 case("lora_on_weight", lambda x, w, a, b: x @ (w + 0.5 * (a @ b)), w=(4, 3), a=(4, 1), b=(1, 3), polynomial=2)
-case("lora_stopped", lambda x, w, a, b: x @ lax.stop_gradient(w) + (x @ a) @ b, w=(4, 3), a=(4, 1), b=(1, 3))
+case("lora_stopped", lambda x, w, a, b: x @ lax.stop_gradient(w) + (x @ a) @ b, w=(4, 3), a=(4, 1), b=(1, 3), kinds="dense")
 case("dora", lambda x, a, b, g: x @ (g * (v := np.eye(4, 3) + a @ b) / jnp.linalg.norm(v, axis=0)), a=(4, 1), b=(1, 3), g=(3,))
 case("hypernetwork", each(lambda x, w: jnp.tanh(w @ x).reshape(2, 2) @ x[:2]), w=(4, 4), core=True)
 case("hypernetwork_of_weight", lambda x, z, w: x @ jnp.tanh(z @ w).reshape(4, 2), z=(3,), w=(3, 8))
