@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from support import cases, oracles
 from support.arrays import assert_equal, has_parameters, mlp, mlp_params, uniform
-from support.expected import full_ntk
+from support.expected import full_nngp, full_ntk
 from support.options import half
 
 import tangax as nt
@@ -177,15 +177,15 @@ def variants(case, given):
     return list(itertools.product(fitting, (None, 0) if case.batched else (None,)))
 
 
-def expected_ntk(name, call):
-    """The oracle's kernel for a choice of axes."""
+def expected_kernel(full, name, given, choice):
+    """The oracle's kernel for a choice of axes, of its `full` one."""
     case = cases.get(name)
-    x1, x2 = inputs(case, call.given, call.choice)
-    kernel = full_ntk(name, call.given)
+    x1, x2 = inputs(case, given, choice)
+    kernel = full(name, given)
     if x2 is not None and case.batched:
         n, m = (len(jax.tree.leaves(x)[0]) for x in (x1, x2))
         kernel = jax.tree.map(lambda k: k[:n, :m], kernel)
-    chosen = axes(case, call.choice, call.given)
+    chosen = axes(case, choice, given)
     return jax.tree.map(lambda k: oracles.apply_axes(k, *chosen), kernel)
 
 
@@ -288,22 +288,14 @@ def test_kernels_are_their_definitions(asked):
                 compute(case, asked, (), vector(case, asked.given))
         ntks, nngp, product = compute(case, asked, calls, v)
     for call, ntk in zip(calls, ntks, strict=True):
-        assert_equal(ntk, expected_ntk(asked.name, call))
+        assert_equal(ntk, expected_kernel(full_ntk, case.name, call.given, call.choice))
         if not call.given:
             assert_symmetric(ntk, *axes(case, call.choice, call.given))
-    check_nngp(case, asked, nngp)
+    assert_equal(nngp, expected_kernel(full_nngp, case.name, asked.given, asked.choice))
+    if not asked.given:
+        assert_symmetric(nngp, *axes(case, asked.choice, asked.given))
     if v is not None:
         check_product(case, asked.given, v, product)
-
-
-def check_nngp(case, asked, nngp):
-    trace, diagonal = axes(case, asked.choice, asked.given)
-    x1, x2 = inputs(case, asked.given, asked.choice)
-    f = jax.jit(functools.partial(case.f, **case.kwargs))
-    expected = oracles.naive_nngp(f, case.params, x1, x2, trace_axes=trace, diagonal_axes=diagonal)
-    assert_equal(nngp, expected)
-    if not asked.given:
-        assert_symmetric(nngp, trace, diagonal)
 
 
 def vector(case, given):

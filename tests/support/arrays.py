@@ -12,7 +12,7 @@ def uniform(seed, *shape, dtype=None):
     """Random numbers in +-[0.2, 0.95]."""
     rng = np.random.default_rng(seed)
     numbers = rng.uniform(0.2, 0.95, shape) * rng.choice([-1.0, 1.0], shape)
-    return jnp.asarray(numbers, dtype)
+    return jax.device_put(np.asarray(numbers, dtype))  # `jnp.asarray` compiles for every shape
 
 
 def mlp(params, x):

@@ -1,4 +1,4 @@
-"""The oracle's kernels of the cases, whose Jacobians a process computes once."""
+"""The oracle's kernels of the cases, whose outputs and Jacobians a process computes once."""
 
 import functools
 
@@ -9,24 +9,28 @@ from support import cases, oracles
 
 
 @functools.lru_cache(maxsize=64)
-def jacobians(name):
-    """The oracle's Jacobians of a case, at `x1` and at `x2`."""
+def linearised(name):
+    """The oracle's outputs and Jacobians of a case, at `x1` and at `x2`."""
     case = cases.get(name)
     if not (case.batched and alike(case.x1, case.x2)):
-        return tuple(_jacobians(case, x) for x in (case.x1, case.x2))
+        return tuple(_linearised(case, x) for x in (case.x1, case.x2))
     # Examples are independent: those of `x1` and `x2` in one batch, which is compiled once.
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), case.x1, case.x2)
-    of_outputs, treedef = _jacobians(case, joined)
+    both = _linearised(case, joined)
     n = len(jax.tree.leaves(case.x1)[0])
-    first = [[j[:n] for j in of_leaves] for of_leaves in of_outputs]
-    second = [[j[n:] for j in of_leaves] for of_leaves in of_outputs]
-    return (first, treedef), (second, treedef)
+    return jax.tree.map(lambda a: a[:n], both), jax.tree.map(lambda a: a[n:], both)
 
 
 def full_ntk(name, given):
     """The oracle's kernel of all pairs of outputs; `given` whether there is an `x2`."""
-    first, second = jacobians(name)
-    return oracles.products(first, second if given else first)
+    first, second = linearised(name)
+    return oracles.ntk_of(first, second if given else first)
+
+
+def full_nngp(name, given):
+    """The same of the outputs themselves."""
+    first, second = linearised(name)
+    return oracles.nngp_of(first.outputs, (second if given else first).outputs)
 
 
 def alike(x1, x2):
@@ -34,5 +38,5 @@ def alike(x1, x2):
     return jax.tree.map(lambda a: a.shape[1:], x1) == jax.tree.map(lambda a: a.shape[1:], x2)
 
 
-def _jacobians(case, x):
-    return oracles.jacobians(case.f, case.params, x, case.kwargs, forward=not case.reverse)
+def _linearised(case, x):
+    return oracles.linearised(case.f, case.params, x, case.kwargs, forward=not case.reverse)

@@ -33,19 +33,18 @@ def two(params, x):
 
 
 @functools.cache
-def jacobians():
-    """Those of `conv` at `X1` and at `X2`: one compilation each for all kernels of the tests."""
-    return [oracles.jacobians(conv, PARAMS, x, {}) for x in (X1, X2)]
+def linearised():
+    """`conv` at `X1` and at `X2`: one compilation each for all kernels of the tests."""
+    return [oracles.linearised(conv, PARAMS, x, {}) for x in (X1, X2)]
 
 
 def exact_ntk(rows1=slice(None), rows2=None, *, other=False, trace_axes=(), diagonal_axes=()):
     """The NTK of some rows of `X1` with some of `X2`, or of `X1` itself."""
-    first, second = jacobians()[0], jacobians()[1 if other else 0]
+    first, second = linearised()[0], linearised()[1 if other else 0]
     first, second = rows_of(first, rows1), rows_of(second, rows1 if rows2 is None else rows2)
-    return oracles.products(first, second, trace_axes, diagonal_axes)
+    return oracles.ntk_of(first, second, trace_axes, diagonal_axes)
 
 
-def rows_of(jacobians, rows):
-    """The Jacobians of some examples."""
-    of_outputs, treedef = jacobians
-    return [[j[rows] for j in of_leaves] for of_leaves in of_outputs], treedef
+def rows_of(linearised, rows):
+    """The same of some examples."""
+    return jax.tree.map(lambda a: a[rows], linearised)

@@ -7,6 +7,7 @@ Nothing here is shared with the library.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,21 +28,27 @@ def naive_ntk(
 ):
     """The NTK `J(x1) J(x2)^T` of `f(params, x, **kwargs)`: one kernel per output leaf."""
     x2_or_x1, kwargs1, kwargs2_or_1 = _second(x1, x2, kwargs1, kwargs2)
-    first = second = jacobians(f, params, x1, kwargs1, forward)
+    first = second = linearised(f, params, x1, kwargs1, forward)
     if x2 is not None or kwargs2 is not None:
-        second = jacobians(f, params, x2_or_x1, kwargs2_or_1, forward)
-    return products(first, second, trace_axes, diagonal_axes)
+        second = linearised(f, params, x2_or_x1, kwargs2_or_1, forward)
+    return ntk_of(first, second, trace_axes, diagonal_axes)
 
 
-def products(first, second, trace_axes=(), diagonal_axes=()):
-    """`J1 J2^T` of what `jacobians` gives for `x1` and for `x2`: one kernel per output leaf."""
-    (jacobians1, treedef), (jacobians2, _) = first, second
+class Linearised(NamedTuple):
+    """What kernels are made of: outputs, and for each of their leaves the Jacobians `[..., p]`."""
+
+    outputs: Any
+    jacobians: list
+
+
+def ntk_of(first, second, trace_axes=(), diagonal_axes=()):
+    """`J1 J2^T` of what `linearised` gives for `x1` and for `x2`: one kernel per output leaf."""
     kernels = []
-    for of_output1, of_output2 in zip(jacobians1, jacobians2, strict=True):
+    for of_output1, of_output2 in zip(first.jacobians, second.jacobians, strict=True):
         of_leaves = zip(of_output1, of_output2, strict=False)  # an empty output has but one
         full = sum(np.tensordot(j1, j2, (-1, -1)) for j1, j2 in of_leaves)
         kernels.append(apply_axes(_zip_axes(full), trace_axes, diagonal_axes))
-    return jax.tree.unflatten(treedef, kernels)
+    return jax.tree.unflatten(jax.tree.structure(first.outputs), kernels)
 
 
 def naive_nngp(
@@ -49,12 +56,18 @@ def naive_nngp(
 ):
     """The NNGP `f(x1) f(x2)^T` of `f(params, x, **kwargs)`: one kernel per output leaf."""
     x2, kwargs1, kwargs2 = _second(x1, x2, kwargs1, kwargs2)
+    outputs = f(params, x1, **kwargs1), f(params, x2, **kwargs2)
+    return nngp_of(*outputs, trace_axes, diagonal_axes)
+
+
+def nngp_of(outputs1, outputs2, trace_axes=(), diagonal_axes=()):
+    """`f1 f2^T` of the outputs for `x1` and for `x2`: one kernel per leaf."""
 
     def kernel(y1, y2):
         full = np.tensordot(_float64(y1), _float64(y2), 0)
         return apply_axes(_zip_axes(full), trace_axes, diagonal_axes)
 
-    return jax.tree.map(kernel, f(params, x1, **kwargs1), f(params, x2, **kwargs2))
+    return jax.tree.map(kernel, outputs1, outputs2)
 
 
 def naive_taylor(f, params, new_params, degree, *args, **kwargs):
@@ -93,8 +106,8 @@ def _second(x1, x2, kwargs1, kwargs2):
     return x1 if x2 is None else x2, kwargs1, kwargs1 if kwargs2 is None else kwargs2
 
 
-def jacobians(f, params, x, kwargs, forward=False):
-    """For each output leaf the list of Jacobians `[*output shape, p]`, and the outputs' treedef."""
+def linearised(f, params, x, kwargs, forward=False):
+    """The outputs of `f(params, x, **kwargs)` and their Jacobians by each leaf of `params`."""
     leaves, treedef = jax.tree.flatten(params)
     jacobian = jax.jacfwd if forward else jax.jacrev
     moving = [i for i, leaf in enumerate(leaves) if _is_floating(leaf) and np.size(leaf)]
@@ -108,10 +121,12 @@ def jacobians(f, params, x, kwargs, forward=False):
 
         return jacobian(sized_outputs)(jnp.asarray(leaves[i]))
 
-    shapes, outputs_treedef = jax.tree.flatten(jax.eval_shape(lambda: f(params, x, **kwargs)))
+    whole = lambda: f(params, x, **kwargs)  # noqa: E731
+    shapes = jax.tree.leaves(jax.eval_shape(whole))
     if all(y.size == 0 for y in shapes):
         moving = []
-    of_leaves = jax.jit(lambda: [of_leaf(i) for i in moving])()  # one compilation, for speed
+    # One compilation, for speed.
+    outputs, of_leaves = jax.jit(lambda: (whole(), [of_leaf(i) for i in moving]))()
     # No parameter at all is a Jacobian without columns, and adds nothing.
     jacobians = [[np.zeros((*y.shape, 0))] for y in shapes]
     sized = [js for js, y in zip(jacobians, shapes, strict=True) if y.size]
@@ -119,7 +134,7 @@ def jacobians(f, params, x, kwargs, forward=False):
         for js, j in zip(sized, of_outputs, strict=True):
             j = _float64(j)
             js.append(j.reshape(*j.shape[: j.ndim - np.ndim(leaves[i])], np.size(leaves[i])))
-    return jacobians, outputs_treedef
+    return Linearised(jax.tree.map(np.asarray, outputs), jacobians)
 
 
 def _zip_axes(full):

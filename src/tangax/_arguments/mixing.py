@@ -171,7 +171,8 @@ def _moved(leaves: list[jax.Array], share: float, seed: int) -> list[jax.Array]:
         steps = share * size_of(w) * rng.standard_normal(w.shape, np.float32)
         if w.weak_type:  # a Python number, whose dtype is that of what it meets
             return w + (float(steps.flat[0]) if w.size else 0.0)
-        return jnp.asarray(np.asarray(w, np.float64) + steps, w.dtype)
+        # Cast and copied by NumPy: JAX would compile either for every shape.
+        return jax.device_put((np.asarray(w, np.float64) + steps).astype(w.dtype))
 
     return list(map(step, leaves))
 

@@ -202,7 +202,7 @@ def _vectors(side: Side, seed: int, scales: Sequence[float]) -> list[jax.Array]:
         for y, a in zip(side.outputs, side.out_axes, strict=True)
     ]
     return [
-        jnp.asarray(scale * rng.standard_normal(shape), y.dtype)
+        jax.device_put((scale * rng.standard_normal(shape)).astype(y.dtype))
         for shape, y, scale in zip(shapes, side.outputs, scales, strict=True)
     ]
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -108,7 +107,7 @@ def fill(spec, rng, lead):
     """A tree of arrays from a tree of shapes and functions."""
 
     def leaf(spec):
-        return spec(rng, lead) if callable(spec) else jnp.asarray(signed(rng, lead + spec))
+        return spec(rng, lead) if callable(spec) else jax.device_put(signed(rng, lead + spec))
 
     return jax.tree.map(leaf, spec, is_leaf=lambda s: isinstance(s, tuple) or callable(s))
 
@@ -119,12 +118,12 @@ def signed(rng, shape):
 
 def positive(*shape):
     """Random numbers in [0.2, 0.95]."""
-    return lambda rng, lead: jnp.asarray(rng.uniform(0.2, 0.95, lead + shape))
+    return lambda rng, lead: jax.device_put(rng.uniform(0.2, 0.95, lead + shape))
 
 
 def integers(low, high, *shape):
     """Random integers, `low` included and `high` not."""
-    return lambda rng, lead: jnp.asarray(rng.integers(low, high, lead + shape))
+    return lambda rng, lead: jax.device_put(rng.integers(low, high, lead + shape))
 
 
 def value(make):
