@@ -225,7 +225,7 @@ def empirical_ntk_vp_fn(
     warn_of_pairs(set(), x2, kwargs)
     with full_precision(None):
         given = read_arguments(f, x1, x2, params, None, kwargs, differentiate=True)
-    warn_of_statistics(set(), given.params.paths)
+    warn_of_statistics(set(), given.params)
     leaves, (first, second) = given.params.leaves, given.sides.sides
     expected = given.treedef.unflatten(second.outputs)
     with full_precision(None):

@@ -508,6 +508,8 @@ def test_what_is_no_store():
     for use in (partial(nt.batch, NTK, store=3), partial(nt.load_kernel, 3)):
         with pytest.raises(TypeError, match="store must be a path or a Zarr store, got int"):
             use()
+    with pytest.raises(ValueError, match="store='' is no path"):
+        nt.batch(NTK, store="")
 
 
 def test_a_place_without_locks(path, monkeypatch):

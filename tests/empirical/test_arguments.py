@@ -73,6 +73,11 @@ def test_axis_that_is_no_integer(make, axes):
         call(make, mlp, X1, None, PARAMS, trace_axes=axes)
 
 
+def test_axes_in_a_string():
+    with pytest.raises(ValueError, match="trace_axes must be integers, got '-1'"):
+        nt.empirical_ntk_fn(mlp, trace_axes="-1")(X1, None, PARAMS)
+
+
 @half(make=KERNELS, axes=[1, -1, np.int64(1), [1], (np.int32(-1),)])
 def test_axes_of_every_spelling(make, axes):
     actual = jax.jit(make(mlp, trace_axes=axes))(X1, X2, PARAMS)
@@ -1039,6 +1044,37 @@ def test_batch_statistics_among_the_parameters_warn_once():
         warnings.simplefilter("error")
         nt.empirical_nngp_fn(f)(X1, None, params)  # nothing is differentiated
         nt.empirical_ntk_fn(lambda p, x: f(params | {"params": p}, x))(X1, None, PARAMS)
+
+
+def test_statistics_of_flax_nnx_are_known_by_their_type():
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.BatchNorm(4, use_running_average=True, rngs=nnx.Rngs(0))
+    graphdef, everything = nnx.split(model)
+    for f, params in (
+        (lambda model, x: model(x), model),
+        (lambda p, x: nnx.merge(graphdef, p)(x), everything),
+    ):
+        with pytest.warns(UserWarning, match=r"params\S*mean\S* looks like a batch statistic"):
+            nt.empirical_ntk_fn(f, vmap_axes=0)(X1, None, params)
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    f = lambda p, x: nnx.merge(graphdef, p, rest, copy=True)(x)  # noqa: E731
+    nt.empirical_ntk_fn(f, vmap_axes=0)(X1, None, params)  # warnings are errors
+
+
+def masked(p, x, mask):
+    return jnp.tanh(x @ p) * mask[:, None]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("check", [True, False])
+def test_an_argument_whose_axis_was_forgotten(n, check):
+    w, x, mask = uniform(0, 4, 2), uniform(1, n, 4), uniform(2, n)
+    ntk_fn = nt.empirical_ntk_fn(masked, vmap_axes=0, check_vmap=check)
+    with pytest.raises((TypeError, ValueError)) as raised:
+        ntk_fn(x, None, w, mask=mask)
+    said = "".join(raised.value.__notes__)
+    assert f"of the {n} examples of x1" in said
+    assert f"mask, float64[{n}], has no axis there" in said and "dict(mask=0)" in said
 
 
 def test_explain_of_both_kernels():

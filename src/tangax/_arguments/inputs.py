@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from .._shared.trees import check_same_structure, describe, leaf_name
+from .._shared.trees import Params, check_same_structure, describe, leaf_name, named_leaves
 from .._shared.user_line import warn_first
 
 ORDER = "The arguments are x1, x2, params, in this order; of a kernel_fn x1, x2, get, params."
@@ -54,13 +55,45 @@ def told_of(name: str, x: Any, params: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        note = (
+        _add_note(
+            error,
             f"f(params, x) was evaluated on x = {name}, of shapes {_shapes(x)}, with params of "
-            f"shapes {_shapes(params)}. {ORDER}"
+            f"shapes {_shapes(params)}. {ORDER}",
         )
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
         raise
+
+
+@contextlib.contextmanager
+def told_of_some(name: str, k: int | None, n: int | None, kwargs: dict[str, Any]) -> Iterator[None]:
+    """The same where it was evaluated on `k` of the `n` examples."""
+    try:
+        yield
+    except Exception as error:
+        if k != n:
+            _add_note(
+                error,
+                f"f(params, x) was evaluated on {k} of the {n} examples of {name}, "
+                f"as vmap_axes allows.{_without_axis(n, kwargs)}",
+            )
+        raise
+
+
+def _without_axis(n: int | None, kwargs: dict[str, Any]) -> str:
+    """Of keyword arguments without a batch axis, the one that seems to have an entry for each."""
+    for key, value in kwargs.items():
+        for name, leaf in named_leaves(key, value):
+            if jnp.ndim(leaf) and n in jnp.shape(leaf):
+                return (
+                    f" {name}, {describe(leaf)}, has no axis there, so all of it goes with any of "
+                    f"them. If it has an entry for each example, give its axis, as in "
+                    f"vmap_axes=(0, 0, dict({key}={jnp.shape(leaf).index(n)}))."
+                )
+    return ""
+
+
+def _add_note(error: Exception, note: str) -> None:
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def _shapes(tree: Any) -> str:
@@ -88,16 +121,25 @@ def warn_of_pairs(warned: set[Any], x2: Any, kwargs: dict[str, Any]) -> None:
         warn_first(warned, "pair", msg)
 
 
-def warn_of_statistics(warned: set[Any], paths: Sequence[str]) -> None:
+def warn_of_statistics(warned: set[Any], params: Params) -> None:
     """Warn, once, of batch statistics among the parameters: they are differentiated as well."""
-    found = [path for path in paths if _STATISTICS.search(path)]
+    tree = params.merge(params.leaves)
+    nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_statistic)
+    found = [leaf_name("params", path) for path, node in nodes if _is_statistic(node)]
+    found += [path for path in params.paths if _STATISTICS.search(path)]
     if found:
         msg = (
             f"{found[0]} looks like a batch statistic, and counts as a parameter: every "
             "floating-point leaf of params does. Leave statistics out of params, e.g. "
-            'f = lambda params, x: model.apply({**variables, "params": params}, x).'
+            'f = lambda params, x: model.apply({**variables, "params": params}, x), or '
+            "graphdef, params, rest = nnx.split(model, nnx.Param, ...)."
         )
         warn_first(warned, "statistics", msg)
+
+
+def _is_statistic(node: Any) -> bool:
+    """Whether a node of a tree is a variable that Flax NNX has statistics in."""
+    return any(cls.__name__ == "BatchStat" for cls in type(node).__mro__)
 
 
 _STATISTICS = re.compile(r"\b(batch_stats|running_mean|running_var)\b")

@@ -20,7 +20,7 @@ from .._shared.pair import Pair
 from .._shared.settings import users_promotion
 from .._shared.trees import Params, constant_params, describe, named_leaves, split_params
 from .._shared.user_line import warn_first
-from .inputs import ORDER, told_of, warn_of_statistics
+from .inputs import ORDER, told_of, told_of_some, warn_of_statistics
 from .reading import are_equal, each_side, read_inputs
 
 
@@ -170,8 +170,17 @@ def _make_side(
     if inputs.n is None and any(axis is not None for axis in out_axes):
         raise ValueError(f"vmap_axes={vmap_axes!r} gives no input a batch axis, but outputs one.")
     _check_batched_outputs(named, out_axes, inputs.n, name)
+
+    def batch(leaves: list[jax.Array], data: list[jax.Array]) -> list[jax.Array]:
+        """`f` on all of the examples, or on some of them."""
+        k = None if inputs.n is None else data[0].shape[mapped[0][1]]
+        with told_of_some(name, k, inputs.n, inputs.constants):
+            outputs = whole(leaves, data)
+            _check_batched_outputs(named_leaves("f(params, x)", outputs), out_axes, k, name)
+        return [jnp.asarray(y) for y in jax.tree.leaves(outputs)]
+
     side = Side(
-        batch=lambda leaves, data: [jnp.asarray(y) for y in jax.tree.leaves(whole(leaves, data))],
+        batch=batch,
         data=data,
         axes=[axis for _, axis in mapped],
         n=inputs.n,
@@ -214,7 +223,7 @@ def _check_batched_outputs(
 def warn_of_axes(warned: set[Any], given: Arguments, axes: list[KernelAxes], x1: Any) -> None:
     """Warn, once, of a traced batch axis and of batch statistics."""
     _warn_of_traced_batch(warned, given, axes, x1)
-    warn_of_statistics(warned, given.params.paths)
+    warn_of_statistics(warned, given.params)
 
 
 def _warn_of_traced_batch(

@@ -20,6 +20,8 @@ _LOCK = threading.Lock()
 
 def resolved(store: Any) -> Any:
     """A store, its path whole: a later call may run in another folder."""
+    if store == "":
+        raise ValueError("store='' is no path; pass store=None for a kernel in memory.")
     local = _local_path(store)
     if local is not None:
         return local

@@ -30,7 +30,8 @@ def load_kernel(store: Any) -> Any:
     Returns:
         A read-only Zarr array; its `attrs["tangax"]` is the manifest: fingerprints of what the
         kernel was computed from, blocks, versions. Several outputs of `f` give a dict of arrays by
-        the name of the output, several kernels a namedtuple of them.
+        the names that messages have of them, as `"f(params, x)['logits']"`, several kernels a
+        namedtuple of them.
 
     Raises:
         ValueError: there is no kernel, or it is unfinished, or damaged: metadata that is not as it
@@ -38,7 +39,9 @@ def load_kernel(store: Any) -> Any:
         ImportError: Zarr is missing.
 
     Cost: reads the manifest and 8 bytes for each tile. Tiles have checksums of their own, which
-    Zarr verifies when it reads them.
+    Zarr verifies when it reads them, with a `ValueError` of its own. Run the call that wrote the
+    kernel again, and it computes such tiles anew, as those that stand in the place of others, which
+    it alone notices.
 
     Example:
         >>> import jax, tangax as nt, tempfile

@@ -86,7 +86,7 @@ def kernel_axes(
 def canonical_axes(kind: str, axes: Any, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """`axes` as sorted non-negative integers; `ValueError` out of range or repeated."""
     try:
-        axes = (axes,) if is_int(axes) else tuple(axes)
+        axes = (axes,) if is_int(axes) or isinstance(axes, str) else tuple(axes)
     except TypeError:
         raise ValueError(f"{kind} must be an int or a sequence of ints, got {axes!r}.") from None
     canonical = []

@@ -110,7 +110,7 @@ def taylor_expand(f: Callable[..., Any], params: Any, degree: int) -> Callable[.
     if not is_int(degree) or degree < 0:
         raise ValueError(f"degree must be an int of at least 0, got {degree!r}.")
     split = split_params(params)
-    warn_of_statistics(set(), split.paths)
+    warn_of_statistics(set(), split)
 
     def f_taylor(new_params: Any, *args: Any, **kwargs: Any) -> Any:
         direction = difference(split, params, new_params)
