@@ -73,6 +73,7 @@ MUTANTS = [
     Mutant("_engine/contract/gram.py", "f2.A[:, :, 0], dtype)  # [n", "f2.A[:, :, 0], f2.A.dtype)  # [n", KERNELS),
     Mutant("_engine/views.py", "tuple((a - start, b - start)", "tuple((a, b)", KERNELS),
     # From a jaxpr to factors
+    Mutant("_jaxpr/core.py", "with eqn.ctx.manager:", "if True:", KERNELS),
     Mutant("_engine/program.py", "if scan.consts <= a < first_x:", "if False:", KERNELS),
     Mutant("_engine/program.py", "if _jaxpr.stops_gradient(eqn) or not any(", "if not any(", KERNELS),
     Mutant("_engine/evaluate.py", "return 1 / factor if scale is None", "return factor if scale is None", KERNELS),

@@ -1077,6 +1077,81 @@ def test_an_argument_whose_axis_was_forgotten(n, check):
     assert f"mask, float64[{n}], has no axis there" in said and "dict(mask=0)" in said
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class OnePath:
+    """A container whose leaves have the same path."""
+
+    def __init__(self, *leaves):
+        self.leaves = leaves
+
+    def tree_flatten_with_keys(self):
+        return [(jax.tree_util.GetAttrKey("w"), leaf) for leaf in self.leaves], None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        return cls(*leaves)
+
+
+def test_leaves_of_one_path():
+    def f(p, x):
+        return OnePath(x @ p.leaves[0] + jnp.sin(x @ p.leaves[1]), x @ p.leaves[1])
+
+    p, new = (OnePath(uniform(seed, 4, 2), uniform(seed + 1, 4, 2)) for seed in (0, 2))
+    steps = [b - a for a, b in zip(p.leaves, new.leaves, strict=True)]
+    expected = jax.jvp(lambda p: f(p, X1), (p,), (OnePath(*steps),))
+    found = nt.linearize(f, p)(new, X1)
+    for a, y, dy in zip(found.leaves, *(t.leaves for t in expected), strict=True):
+        assert_equal(a, np.asarray(y + dy))
+    ntk_fn = nt.empirical_ntk_fn(f, vmap_axes=0)
+    assert list(ntk_fn.check(X1, p)) == ["params.w", "params.w (2)"]
+    kernels = ntk_fn(X1, None, p).leaves
+    assert_equal(kernels, oracles.naive_ntk(f, p, X1, trace_axes=(-1,)).leaves)
+
+
+class Wrapped:
+    """A value that JAX turns into an array, without saying so by a dtype."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __jax_array__(self):
+        return self.array
+
+
+def test_parameters_of_another_type():
+    params = {"w": Wrapped(PARAMS["w"]), "v": PARAMS["v"]}
+    f = lambda p, x: jnp.tanh(x @ p["w"].array) @ p["v"]  # noqa: E731
+    for call in (lambda: nt.empirical_ntk_fn(f)(X1, None, params), lambda: nt.linearize(f, params)):
+        with pytest.raises(TypeError, match=r"params\['w'\] is a Wrapped, a type of its own"):
+            call()
+
+
+def test_a_ref_that_f_closes_over():
+    scale, w = jax.new_ref(jnp.array(2.0)), PARAMS["w"]
+    for ntk_fn in (
+        nt.empirical_ntk_fn(lambda w, x: jnp.sin(x @ w) * scale[...], vmap_axes=0),
+        nt.batch(nt.empirical_ntk_fn(lambda w, x: jnp.sin(x @ w) * scale[...], vmap_axes=0), 2),
+    ):
+        expected = oracles.naive_ntk(lambda w, x: jnp.sin(x @ w), w, X1, trace_axes=(-1,))
+        assert_equal(ntk_fn(X1, None, w), 4 * expected)
+
+
+def test_the_check_uses_keys_again():
+    def f(w, x, rng):
+        return (x @ w) * jax.random.bernoulli(rng, 0.5, (5,))
+
+    with jax.debug_key_reuse(True):
+        nt.empirical_ntk_fn(f)(X1, None, PARAMS["w"], rng=jax.random.key(0))
+
+
+def test_expansions_can_be_sent_to_another_process():
+    cloudpickle = pytest.importorskip("cloudpickle")
+    expansion = nt.linearize(lambda w, x: jnp.tanh(x @ w), PARAMS["w"])
+    sent = cloudpickle.loads(cloudpickle.dumps(expansion))
+    new = PARAMS["w"] + 1
+    assert_equal(sent(new, X1), np.asarray(expansion(new, X1)))
+
+
 def test_explain_of_both_kernels():
     kernel_fn = nt.empirical_kernel_fn(mlp, vmap_axes=0, memory="1GiB")
     plan = str(kernel_fn.ntk_fn.explain(X1, X2, PARAMS))

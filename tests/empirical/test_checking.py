@@ -573,9 +573,12 @@ def test_outputs_that_are_rounding_are_not_mixed():
 
 
 def test_an_output_of_fixed_length_is_said():
-    msg = r"has shape \(5, 2\) for two examples, where \(2, 2\) was expected.*mixes examples"
+    msg = r"axis 0 of shape \(5, 2\), but f was given 1 of the 5 examples of x1"
     with pytest.raises(ValueError, match=msg):
         nt.empirical_ntk_fn(lambda w, x: w[0] * jnp.ones((5, 2)), vmap_axes=0).check(X[:5], X[0])
+    msg = r"has shape \(2, 2\) for two examples, where \(2, 5\) was expected.*mixes examples"
+    with pytest.raises(ValueError, match=msg):
+        nt.empirical_ntk_fn(lambda w, x: w[0] * x @ x.T, vmap_axes=0).check(X[:5], X[0])
 
 
 def test_explain_knows_of_what_factors_checked():

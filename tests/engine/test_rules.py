@@ -192,6 +192,34 @@ def test_a_kernel_of_a_rule_that_is_not_linear():
     assert_equal(oracles.naive_ntk(f, W, X), np.einsum("nop,mqp->nmoq", J, J))
 
 
+def test_a_hijax_primitive_whose_rule_is_not_linear():
+    hijax = pytest.importorskip("jax.experimental.hijax")
+    base = getattr(hijax, "HiPrim", None) or hijax.VJPHiPrimitive  # of JAX 0.10
+
+    class Clipped(base):
+        def __init__(self, w):
+            self.in_avals, self.out_aval, self.params = (jax.typeof(w),), jax.typeof(w), {}
+            super().__init__()
+
+        def expand(self, w):
+            return jnp.sin(w)
+
+        def vjp_fwd(self, nonzero, w):
+            return self(w), w
+
+        def vjp_bwd_retval(self, w, g):
+            return (jnp.clip(g, -0.1, 0.1),)
+
+    f = functools.partial(model, lambda w: Clipped(w)(w))
+    J = jacobian(f, W, X)
+    kernel = np.einsum("nop,mqp->nmoq", J, J)
+    for implementation in (0, 1, 3):
+        assert_equal(nt.empirical_ntk_fn(f, (), implementation=implementation)(X, None, W), kernel)
+    assert_equal(nt.linearize(f, W)(W + D, X) - f(W, X), J @ np.ravel(D))
+    v = uniform(3, 5, 3)
+    assert_equal(nt.empirical_ntk_vp_fn(f, X, None, W)(v), np.einsum("nmoq,mq->no", kernel, v))
+
+
 def test_what_is_linear():
     def linear(f):
         return _jaxpr.is_linear_if_transposed(_jaxpr.trace(f, W))

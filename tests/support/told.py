@@ -54,6 +54,14 @@ def integer_power(c):
     return lambda z: lax.integer_pow(z, int(c))
 
 
+def random_numbers(c):
+    def g(z):
+        with jax.threefry_partitionable(c > 2):
+            return z * jax.random.normal(jax.random.key(0), z.shape)
+
+    return g
+
+
 def dtype(c):
     return lambda z: z.astype(jnp.float32 if c > 2 else jnp.float16).astype(z.dtype)
 
@@ -134,7 +142,7 @@ def kernel(c):
 INSIDE = (
     literal, entry, integer_power, dtype, precision, rule, rule_of_zeros, rule_without,
     forward_rule, backward_rule, backward_rule_in_closure, primal_of_rule, custom_gradient,
-    reduction, key, kernel,
+    reduction, key, random_numbers, kernel,
 )  # fmt: skip
 # Those whose derivative has no forward mode, and those that differ in their derivative alone.
 REVERSE = (

@@ -65,8 +65,13 @@ def check_examples_are_independent(
 
 @contextlib.contextmanager
 def checking() -> Iterator[None]:
-    """The context of a check: what is not finite in it is no mistake of the user's."""
-    with full_precision(None), jax.debug_nans(False), jax.debug_infs(False):
+    """Within, what is not finite and a key that is used again are no mistakes of the user's."""
+    with (
+        full_precision(None),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.debug_key_reuse(False),
+    ):
         yield
 
 

@@ -169,14 +169,15 @@ def _make_side(
     out_axes = batch_axes("f(params, x)", split_vmap_axes(vmap_axes)[1], out_tree)
     if inputs.n is None and any(axis is not None for axis in out_axes):
         raise ValueError(f"vmap_axes={vmap_axes!r} gives no input a batch axis, but outputs one.")
-    _check_batched_outputs(named, out_axes, inputs.n, name)
+    _check_batched_outputs(named, out_axes, inputs.n, f"{name} holds {inputs.n} examples")
 
     def batch(leaves: list[jax.Array], data: list[jax.Array]) -> list[jax.Array]:
         """`f` on all of the examples, or on some of them."""
         k = None if inputs.n is None else data[0].shape[mapped[0][1]]
         with told_of_some(name, k, inputs.n, inputs.constants):
             outputs = whole(leaves, data)
-            _check_batched_outputs(named_leaves("f(params, x)", outputs), out_axes, k, name)
+            given = f"f was given {k} of the {inputs.n} examples of {name}"
+            _check_batched_outputs(named_leaves("f(params, x)", outputs), out_axes, k, given)
         return [jnp.asarray(y) for y in jax.tree.leaves(outputs)]
 
     side = Side(
@@ -206,7 +207,7 @@ def _check_outputs(named: list[tuple[str, Any]], *, differentiate: bool) -> None
 
 
 def _check_batched_outputs(
-    named: list[tuple[str, Any]], axes: list[int | None], n: int | None, x: str
+    named: list[tuple[str, Any]], axes: list[int | None], n: int | None, given: str
 ) -> None:
     if n is None:
         return
@@ -214,8 +215,8 @@ def _check_batched_outputs(
         if axis is None or y.shape[axis] != n:
             got = "no batch axis" if axis is None else f"axis {axis} of shape {y.shape}"
             msg = (
-                f"vmap_axes gives {name} {got}, but {x} holds {n} examples: every output must "
-                "have all of them along its batch axis."
+                f"vmap_axes gives {name} {got}, but {given}: every output must have all of them "
+                "along its batch axis."
             )
             raise ValueError(msg)
 

@@ -16,6 +16,7 @@ from .core import Variable as Variable
 from .core import affected as affected
 from .core import bind as bind
 from .core import called as called
+from .core import evaluated as evaluated
 from .core import frozen as frozen
 from .core import has_references as has_references
 from .core import is_differentiable as is_differentiable

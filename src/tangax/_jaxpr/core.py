@@ -78,6 +78,11 @@ def replayed(
     return [read(env, v) for v in jaxpr.outvars]
 
 
+def evaluated(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
+    """The results of a jaxpr as JAX evaluates it: what our own evaluation is compared with."""
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr.jaxpr, list(jaxpr.consts)))(*args)
+
+
 def unwrap(closed: Any) -> Jaxpr:
     """A closed or an open jaxpr; JAX 0.12 has one class for both."""
     return Jaxpr(getattr(closed, "jaxpr", closed), tuple(getattr(closed, "consts", ())))
@@ -130,10 +135,14 @@ def title(eqn: Equation) -> str:
 
 
 def bind(eqn: Equation, values: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation; custom derivative rules and rematerialisation stay in force."""
+    """Evaluate one equation; custom derivative rules and rematerialisation stay in force.
+
+    So does what `f` had set around it, as `jax.threefry_partitionable`.
+    """
     bound = eqn.primitive.get_bind_params(eqn.params)
     functions, params = bound if isinstance(bound, tuple) else ([], bound)
-    out = eqn.primitive.bind(*functions, *values, **params)
+    with eqn.ctx.manager:
+        out = eqn.primitive.bind(*functions, *values, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 

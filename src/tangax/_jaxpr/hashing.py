@@ -98,7 +98,8 @@ def digest(jaxpr: Jaxpr, *, forward: bool = False, inside: tuple[Any, ...] = ())
         if any(_has_own_keys(v) for v in (*eqn.invars, *eqn.outvars)):
             raise _refusal(eqn, "a generator of random numbers of your own", "use one of JAX's")
         atoms = map(atom, (*eqn.invars, *eqn.outvars))
-        return combined(name(eqn), len(eqn.invars), *parameters(eqn), *atoms)
+        set_around = [eqn.ctx.threefry_partitionable] if any(map(_is_key, eqn.invars)) else []
+        return combined(name(eqn), len(eqn.invars), *parameters(eqn), *set_around, *atoms)
 
     constants = [value(c) for c in jaxpr.consts]
     bound = list(map(atom, (*jaxpr.jaxpr.constvars, *jaxpr.invars)))
@@ -108,10 +109,13 @@ def digest(jaxpr: Jaxpr, *, forward: bool = False, inside: tuple[Any, ...] = ())
     return combined("jaxpr", *counts, *constants, *bound, *equations, *results)
 
 
-def _has_own_keys(atom: Any) -> bool:
+def _is_key(atom: Any) -> bool:
     dtype = getattr(atom.aval, "dtype", None)
-    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    return is_key and str(dtype) not in ("key<fry>", "key<rbg>", "key<urbg>")
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _has_own_keys(atom: Any) -> bool:
+    return _is_key(atom) and str(atom.aval.dtype) not in ("key<fry>", "key<rbg>", "key<urbg>")
 
 
 def implementation(eqn: Equation, inside: tuple[Any, ...]) -> Jaxpr | None:

@@ -109,5 +109,5 @@ def is_reverse_only(jaxpr: Jaxpr) -> bool:
 
 
 def keeps_a_rule(jaxpr: Jaxpr) -> bool:
-    """Whether there is a `custom_vjp` in it."""
-    return holds(jaxpr, lambda eqn: name(eqn).startswith("custom_vjp"))
+    """Whether there is a `custom_vjp` in it or a hijax primitive: rules that need not be linear."""
+    return holds(jaxpr, lambda eqn: name(eqn).startswith(("custom_vjp", "call_hi_primitive")))

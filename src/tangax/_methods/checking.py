@@ -84,11 +84,14 @@ def _differences(given: Arguments, side: Side, mixed: str) -> dict[str, float]:
     closed = _hoisted(side, own)
     _check_shapes(closed[side.n], side, given.names, mixed)
     eps = max(_jaxpr.epsilon(jaxpr, len(own)) for jaxpr in closed.values())
+    # Each once: a program may be given a `jax.Ref` no more often.
+    unique = {id(c): c for jaxpr in closed.values() for c in jaxpr.consts}
 
     def compare(
-        consts: dict[Any, Any], leaves: list[jax.Array], data: list[jax.Array], v: list[jax.Array]
+        consts: list[Any], leaves: list[jax.Array], data: list[jax.Array], v: list[jax.Array]
     ) -> Compared:
-        here = replace(side, data=data, batch=_replay(side, closed, consts))
+        known = dict(zip(unique, consts, strict=True))
+        here = replace(side, data=data, batch=_replay(side, closed, known))
         source = linearise(replace(given, params=replace(params, leaves=leaves)), here)
         together = here.batch(leaves, data)
         by_leaf = source.pulled(v)
@@ -98,7 +101,7 @@ def _differences(given: Arguments, side: Side, mixed: str) -> dict[str, float]:
         return Compared(together, source.outputs, _of_own(by_leaf, v), expected)
 
     compiled = jax.jit(compare, compiler_options=tuning().quick)
-    consts = {n: jaxpr.consts for n, jaxpr in closed.items()}
+    consts = list(unique.values())
     scales = [1.0] * len(side.outputs)
 
     def at(leaves: list[jax.Array], v: list[jax.Array]) -> Compared:
@@ -173,14 +176,17 @@ def _hoisted(side: Side, leaves: list[jax.Array]) -> dict[int | None, _jaxpr.Jax
 
 
 def _replay(
-    side: Side, closed: dict[int | None, _jaxpr.Jaxpr], consts: dict[int | None, Any]
+    side: Side, closed: dict[int | None, _jaxpr.Jaxpr], known: dict[int, Any]
 ) -> Callable[[list[jax.Array], list[jax.Array]], list[jax.Array]]:
-    """`f` with arrays that it closes over as arguments, since what is compiled in takes long."""
+    """`f` with arrays that it closes over as arguments, since what is compiled in takes long.
+
+    `known`: what stands for each of them, by its id.
+    """
 
     def batch(leaves: list[jax.Array], data: list[jax.Array]) -> list[jax.Array]:
         n = None if side.n is None else data[0].shape[side.axes[0]]
-        jaxpr = replace(closed[n], consts=consts[n])
-        return _jaxpr.replayed(jaxpr, [*leaves, *data], _jaxpr.bind)
+        jaxpr = replace(closed[n], consts=tuple(known[id(c)] for c in closed[n].consts))
+        return _jaxpr.evaluated(jaxpr, [*leaves, *data])
 
     return batch
 

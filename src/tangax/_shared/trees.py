@@ -6,6 +6,9 @@ rest (counters, PRNG keys, an Equinox module's functions), which are constants.
 
 from __future__ import annotations
 
+import enum
+import numbers
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,17 +32,33 @@ class Params:
         it = iter(leaves)
         return self.treedef.unflatten([next(it) if c is _LEAF else c for c in self.constants])
 
+    def of(self, tree: Any) -> list[Any]:
+        """What another tree of the same containers has in the places of `leaves`."""
+        pairs = zip(self.treedef.flatten_up_to(tree), self.constants, strict=True)
+        return [leaf for leaf, c in pairs if c is _LEAF]
+
+
+class _Mark(enum.Enum):
+    """The same object in every process, so that what holds it can be sent there."""
+
+    LEAF = enum.auto()
+
 
 # Marks the places of the floating-point leaves among the constants; `None` is a value of its own.
-_LEAF = object()
+_LEAF = _Mark.LEAF
 
 
 def split_params(params: Any, hint: str = "") -> Params:
     """Split `params`; `TypeError` for a complex leaf or where no leaf is floating point."""
-    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    named, treedef = named_leaves("params", params), jax.tree.structure(params)
     leaves, paths, constants = [], [], []
-    for path, leaf in flat:
-        name = leaf_name("params", path)
+    for name, leaf in named:
+        if _is_of_another_type(leaf):
+            msg = (
+                f"{name} is a {type(leaf).__name__}, a type of its own to JAX: parameters are "
+                "arrays. Make it of arrays in f: f(params, x) = g(wrapped(params), x)."
+            )
+            raise TypeError(msg)
         if dtype_is(leaf, jnp.complexfloating):
             msg = f"{name} is complex ({describe(leaf)}); only real parameters are supported."
             raise TypeError(msg)
@@ -52,7 +71,7 @@ def split_params(params: Any, hint: str = "") -> Params:
     if not leaves:
         msg = (
             "params has no floating-point leaf to differentiate; its leaves are "
-            f"{[describe(leaf) for _, leaf in flat]}. {hint}"
+            f"{[describe(leaf) for _, leaf in named]}. {hint}"
         ).strip()
         raise TypeError(msg)
     return Params(leaves, paths, treedef, constants)
@@ -62,6 +81,17 @@ def constant_params(params: Any) -> Params:
     """`params`, of which nothing is differentiated."""
     constants, treedef = jax.tree.flatten(params)
     return Params([], [], treedef, constants)
+
+
+def _is_of_another_type(leaf: Any) -> bool:
+    """Whether a leaf is a value to JAX and no array: its derivative would be lost in silence."""
+    if hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number):
+        return False
+    try:
+        jax.typeof(leaf)
+    except Exception:  # a function, a string: no value to JAX
+        return hasattr(leaf, "__jax_array__")
+    return True
 
 
 def dtype_is(leaf: Any, kind: Any) -> bool:
@@ -85,8 +115,15 @@ def describe(leaf: Any) -> str:
 
 
 def named_leaves(root: str, tree: Any) -> list[tuple[str, Any]]:
+    """Leaves and their names, no two the same: a container may give two leaves one path."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(leaf_name(root, path), leaf) for path, leaf in flat]
+    counts: Counter[str] = Counter()
+    named = []
+    for path, leaf in flat:
+        name = leaf_name(root, path)
+        counts[name] += 1
+        named.append((name if counts[name] == 1 else f"{name} ({counts[name]})", leaf))
+    return named
 
 
 def check_same_structure(name1: str, tree1: Any, name2: str, tree2: Any) -> None:

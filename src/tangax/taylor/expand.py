@@ -23,7 +23,6 @@ from .._shared.trees import (
     check_same_structure,
     describe,
     dtype_is,
-    leaf_name,
     named_leaves,
     split_params,
 )
@@ -153,16 +152,14 @@ def _summed(value: Any, *terms: Any) -> jax.Array:
 def difference(split: Params, params: Any, new_params: Any) -> list[jax.Array]:
     """`new_params - params`, leaf by leaf."""
     check_same_structure("params", params, "new_params", new_params)
-    flat, _ = jax.tree_util.tree_flatten_with_path(new_params)
-    new = {leaf_name("params", path): leaf for path, leaf in flat}
     direction = []
-    for name, old in zip(split.paths, split.leaves, strict=True):
-        if dtype_is(new[name], jnp.complexfloating):
-            raise TypeError(f"{name} is complex in new_params ({describe(new[name])}).")
-        if jnp.shape(new[name]) != old.shape:
-            msg = f"{name} has shape {old.shape}, but new_params has {describe(new[name])} there."
+    for name, old, new in zip(split.paths, split.leaves, split.of(new_params), strict=True):
+        if dtype_is(new, jnp.complexfloating):
+            raise TypeError(f"{name} is complex in new_params ({describe(new)}).")
+        if jnp.shape(new) != old.shape:
+            msg = f"{name} has shape {old.shape}, but new_params has {describe(new)} there."
             raise ValueError(msg)
-        direction.append(jnp.asarray(new[name], old.dtype) - old)
+        direction.append(jnp.asarray(new, old.dtype) - old)
     return direction
 
 

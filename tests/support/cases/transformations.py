@@ -94,3 +94,19 @@ case("custom_vjp_of_weight_view", lambda x, w: thrice_vjp(w.reshape(4, 2), x), w
 case("custom_vjp_of_activation", lambda x, w, v: straight_through(x @ w) @ v, w=(4, 3), v=(3, 2), forward=False, core=True)
 case("custom_vjp_of_weight_only", lambda x, w: x @ straight_through(w), w=(4, 2), forward=False)
 case("custom_vjp_in_scan", lambda x, w: scan(lambda h, _: jnp.tanh(thrice_vjp(w, h)), x, None, length=2), x=(3,), w=(3, 3), forward=False)
+
+
+# --- What is set around an equation ---------------------------------------------------------------
+
+
+@case(w=(4, 2), kinds="scale")
+def other_random_numbers(x, w):
+    with jax.threefry_partitionable(False):
+        key, _ = jax.random.split(jax.random.key(0))
+        return x @ (w * jax.random.normal(key, w.shape))
+
+
+@case(w=(4, 2), core=True)
+def other_random_numbers_of_parameters(x, w):
+    with jax.threefry_partitionable(False):
+        return jnp.sin(x @ jax.random.gamma(jax.random.key(0), jnp.exp(w)))
