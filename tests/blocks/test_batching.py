@@ -650,6 +650,14 @@ def test_the_first_pair_that_is_not_finite_is_named():
         nt.batch(full_fn, 2)(X1, with_nan(4), PARAMS)
 
 
+def test_what_is_infinite_is_not_finite():
+    w, x = np.full((4, 1), 1e100), np.ones((3, 4)) * np.array([1, 1e100, 1])[:, None]
+    nngp_fn = nt.batch(nt.empirical_nngp_fn(lambda w, x: x @ w), 2)
+    with pytest.warns(RuntimeWarning, match=r"x1\[1\] with x2\[1\]"):
+        found = nngp_fn(x, None, w)
+    assert np.isinf(found[1, 1]) and not np.isnan(found).any()
+
+
 # Progress
 
 

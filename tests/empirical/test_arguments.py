@@ -918,7 +918,9 @@ def test_the_check_sees_below_a_head_of_zeros_and_past_equal_examples():
         nt.empirical_ntk_fn(centred, vmap_axes=0)(x, None, uniform(0, 4, 2))
 
 
-@pytest.mark.parametrize("wrap", [lambda k: (k, k), lambda k: {"mask": k}], ids=["pair", "tree"])
+@pytest.mark.parametrize(
+    "wrap", [lambda k: (k, jax.random.key(1)), lambda k: {"mask": k}], ids=["pair", "tree"]
+)
 def test_keys_in_pairs_and_trees(wrap):
     def f(w, x, rng):
         key = rng["mask"] if isinstance(rng, dict) else rng
