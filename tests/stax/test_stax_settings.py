@@ -109,6 +109,7 @@ def test_every_entry_is_a_number():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(without_nans()))
 
 
+@pytest.mark.full
 def test_kernels_are_the_same_without_jit():
     (total, arguments), _ = kernels_and_network()
     (expected, _), _ = without_nans()
