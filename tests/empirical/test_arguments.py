@@ -1063,8 +1063,8 @@ def test_statistics_of_flax_nnx_are_known_by_their_type():
     nt.empirical_ntk_fn(f, vmap_axes=0)(X1, None, params)  # warnings are errors
 
 
-def masked(p, x, mask):
-    return jnp.tanh(x @ p) * mask[:, None]
+def masked(p, x, mask, function, mode):
+    return function(x @ p) * mask[:, None]
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -1073,7 +1073,7 @@ def test_an_argument_whose_axis_was_forgotten(n, check):
     w, x, mask = uniform(0, 4, 2), uniform(1, n, 4), uniform(2, n)
     ntk_fn = nt.empirical_ntk_fn(masked, vmap_axes=0, check_vmap=check)
     with pytest.raises((TypeError, ValueError)) as raised:
-        ntk_fn(x, None, w, mask=mask)
+        ntk_fn(x, None, w, mask=mask, function=jnp.tanh, mode="arguments that are no arrays")
     said = "".join(raised.value.__notes__)
     assert f"of the {n} examples of x1" in said
     assert f"mask, float64[{n}], has no axis there" in said and "dict(mask=0)" in said

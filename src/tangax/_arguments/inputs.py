@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .._shared.trees import Params, check_same_structure, describe, leaf_name, named_leaves
 from .._shared.user_line import warn_first
@@ -50,50 +49,47 @@ def check_same_inputs(x1: Any, x2: Any) -> None:
 
 
 @contextlib.contextmanager
-def told_of(name: str, x: Any, params: Any) -> Iterator[None]:
-    """Adds to an exception of `f` on which input it was evaluated."""
+def told(note: Callable[[], str]) -> Iterator[None]:
+    """Adds to an exception of `f` on what it was evaluated, if there is anything to say."""
     try:
         yield
     except Exception as error:
-        _add_note(
-            error,
-            f"f(params, x) was evaluated on x = {name}, of shapes {_shapes(x)}, with params of "
-            f"shapes {_shapes(params)}. {ORDER}",
-        )
+        text = note()
+        if text and text not in getattr(error, "__notes__", ()):
+            error.add_note(text)
         raise
 
 
-@contextlib.contextmanager
-def told_of_some(name: str, k: int | None, n: int | None, kwargs: dict[str, Any]) -> Iterator[None]:
-    """The same where it was evaluated on `k` of the `n` examples."""
-    try:
-        yield
-    except Exception as error:
-        if k != n:
-            _add_note(
-                error,
-                f"f(params, x) was evaluated on {k} of the {n} examples of {name}, "
-                f"as vmap_axes allows.{_without_axis(n, kwargs)}",
-            )
-        raise
+def on_inputs(name: str, x: Any, params: Any) -> str:
+    """That `f` was evaluated on these arguments."""
+    return (
+        f"f(params, x) was evaluated on x = {name}, of shapes {_shapes(x)}, with params of "
+        f"shapes {_shapes(params)}. {ORDER}"
+    )
+
+
+def on_some(name: str, k: int | None, n: int | None, kwargs: dict[str, Any]) -> str:
+    """That it was evaluated on `k` of the `n` examples; nothing of all of them."""
+    if k == n:
+        return ""
+    return (
+        f"f(params, x) was evaluated on {k} of the {n} examples of {name}, as vmap_axes allows."
+        f"{_without_axis(n, kwargs)}"
+    )
 
 
 def _without_axis(n: int | None, kwargs: dict[str, Any]) -> str:
     """Of keyword arguments without a batch axis, the one that seems to have an entry for each."""
     for key, value in kwargs.items():
         for name, leaf in named_leaves(key, value):
-            if jnp.ndim(leaf) and n in jnp.shape(leaf):
+            shape = tuple(getattr(leaf, "shape", ()))
+            if n in shape:
                 return (
                     f" {name}, {describe(leaf)}, has no axis there, so all of it goes with any of "
                     f"them. If it has an entry for each example, give its axis, as in "
-                    f"vmap_axes=(0, 0, dict({key}={jnp.shape(leaf).index(n)}))."
+                    f"vmap_axes=(0, 0, dict({key}={shape.index(n)}))."
                 )
     return ""
-
-
-def _add_note(error: Exception, note: str) -> None:
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
 
 
 def _shapes(tree: Any) -> str:

@@ -20,7 +20,7 @@ from .._shared.pair import Pair
 from .._shared.settings import users_promotion
 from .._shared.trees import Params, constant_params, describe, named_leaves, split_params
 from .._shared.user_line import warn_first
-from .inputs import ORDER, told_of, told_of_some, warn_of_statistics
+from .inputs import ORDER, on_inputs, on_some, told, warn_of_statistics
 from .reading import are_equal, each_side, read_inputs
 
 
@@ -162,7 +162,7 @@ def _make_side(
         with users_promotion():
             return f(params.merge(leaves), x, **kwargs)
 
-    with told_of(name, given[0], params.merge(params.leaves)):
+    with told(lambda: on_inputs(name, given[0], params.merge(params.leaves))):
         out_tree = jax.eval_shape(whole, params.leaves, data)
     named = named_leaves("f(params, x)", out_tree)
     _check_outputs(named, differentiate=bool(params.leaves))
@@ -174,7 +174,7 @@ def _make_side(
     def batch(leaves: list[jax.Array], data: list[jax.Array]) -> list[jax.Array]:
         """`f` on all of the examples, or on some of them."""
         k = None if inputs.n is None else data[0].shape[mapped[0][1]]
-        with told_of_some(name, k, inputs.n, inputs.constants):
+        with told(lambda: on_some(name, k, inputs.n, inputs.constants)):
             outputs = whole(leaves, data)
             given = f"f was given {k} of the {inputs.n} examples of {name}"
             _check_batched_outputs(named_leaves("f(params, x)", outputs), out_axes, k, given)

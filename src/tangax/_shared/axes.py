@@ -86,13 +86,13 @@ def kernel_axes(
 def canonical_axes(kind: str, axes: Any, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """`axes` as sorted non-negative integers; `ValueError` out of range or repeated."""
     try:
-        axes = (axes,) if is_int(axes) or isinstance(axes, str) else tuple(axes)
+        each = (axes,) if is_int(axes) else tuple(axes)
     except TypeError:
         raise ValueError(f"{kind} must be an int or a sequence of ints, got {axes!r}.") from None
     canonical = []
-    for axis in axes:
+    for axis in each:
         if not is_int(axis):
-            raise ValueError(f"{kind} must be integers, got {axis!r}.")
+            raise ValueError(f"{kind} must be integers, got {axes!r}.")
         if not -len(shape) <= axis < len(shape):
             mend = f" Pass {kind}=() for such an output." if not shape else ""
             msg = (
@@ -102,7 +102,7 @@ def canonical_axes(kind: str, axes: Any, name: str, shape: tuple[int, ...]) -> t
         canonical.append(int(axis) % len(shape))
     for axis in canonical:
         if canonical.count(axis) > 1:
-            msg = f"{kind}={tuple(axes)} repeats axis {axis} of {name} of shape {shape}."
+            msg = f"{kind}={each} repeats axis {axis} of {name} of shape {shape}."
             raise ValueError(msg)
     return tuple(sorted(canonical))
 
